@@ -1,0 +1,1 @@
+"""Types that every room shares. Imports nothing else of this package."""

@@ -1,0 +1,178 @@
+"""Pytrees that cross the border of a compiled program. Letters: :mod:`medvista_jax.core.dimensions`."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Params = Any
+
+
+class Fault(enum.IntEnum):
+    """Why a turn was not carried out. The policy reads one text for each (promise 5)."""
+
+    NONE = 0
+    NO_ACTION = 1  # neither a complete tool call nor a complete answer before the turn's tokens ran out
+    MALFORMED = 2  # the call is not JSON of the dialect
+    UNKNOWN_TOOL = 3
+    UNKNOWN_ARGUMENT = 4
+    MISSING_ARGUMENT = 5
+    WRONG_TYPE = 6
+    OUT_OF_RANGE = 7
+    EMPTY_BOX = 8  # zero or negative area
+    NO_SUCH_IMAGE = 9
+    NO_CALLS_LEFT = 10
+    NO_IMAGES_LEFT = 11
+
+
+class Kind(enum.IntEnum):
+    """What a turn turned out to be."""
+
+    NOTHING = 0
+    CALL = 1
+    ANSWER = 2
+
+
+@struct.dataclass
+class ParsedTurn:
+    """What the transducer makes of one turn of each row.
+
+    Attributes:
+      kind_B: int32, :class:`Kind`. A turn whose call is faulty is still ``CALL``.
+      fault_B: int32, :class:`Fault` as far as the text alone can tell.
+      tool_B: int32 index of the tool, -1 when there is none.
+      arguments_BA: int32 slots in the order of the tool's spec, defaults filled in, 0 beyond its width.
+      well_formed_B: bool, the turn is ``<think>…</think>`` and then exactly one call or answer, nothing else
+        but white space.
+      answer_BN: uint8 bytes between the answer tags, zero-padded on the right.
+      answer_length_B: int32, 0 when there is no answer.
+    """
+
+    kind_B: Array
+    fault_B: Array
+    tool_B: Array
+    arguments_BA: Array
+    well_formed_B: Array
+    answer_BN: Array
+    answer_length_B: Array
+
+
+@struct.dataclass
+class Views:
+    """Images of a trajectory as recipes over original pixels, so that a crop of a crop is exact (promise 7).
+
+    Attributes:
+      source_BI: int32, which original image.
+      box_BI4: float32, x1 y1 x2 y2 in 0…1 of the original.
+      window_BI2: float32, low and high of the intensity window in stored units; the view shows them as black and white.
+      count_B: int32, how many slots are in use.
+    """
+
+    source_BI: Array
+    box_BI4: Array
+    window_BI2: Array
+    count_B: Array
+
+
+@struct.dataclass
+class ImageBank:
+    """Original pixels, one row a *prompt*: rows of a group share them without a copy.
+
+    Attributes:
+      pixels_POYXC: uint8 or uint16, stored intensities.
+      window_PO2: float32, the default display window of each original, in stored units.
+      count_P: int32, how many of the O originals exist.
+    """
+
+    pixels_POYXC: Array
+    window_PO2: Array
+    count_P: Array
+
+
+@struct.dataclass
+class Question:
+    """What the policy and the tools may see of a batch of questions. No answer lives here (promise 4).
+
+    Attributes:
+      tokens_PS: int32 prompt tokens, chat template applied, padded.
+      valid_PS: bool.
+      feature_PS: int32, ``image * L + k`` where slot holds the k-th embedding of original image ``image``; -1 for text.
+      bank: the original images.
+      max_turns_P, max_calls_P: int32 budgets.
+    """
+
+    tokens_PS: Array
+    valid_PS: Array
+    feature_PS: Array
+    bank: ImageBank
+    max_turns_P: Array
+    max_calls_P: Array
+
+
+@struct.dataclass
+class AnswerKey:
+    """The truth about a batch of questions. Only rewards and evaluation hold it.
+
+    Attributes:
+      answer_PN: uint8, normalised answer bytes, zero-padded (see ``text.normalise``).
+      target_P4: float32, x1 y1 x2 y2 in 0…1000 of the place that decides; all zero where there is none.
+      family_P: int32 index of the question family.
+    """
+
+    answer_PN: Array
+    target_P4: Array
+    family_P: Array
+
+
+@struct.dataclass
+class Turns:
+    """What happened in each turn. Capacity R; slots past ``Trajectory.turns_B`` are empty."""
+
+    kind_BR: Array  # int32 Kind
+    fault_BR: Array  # int32 Fault, after the environment has had its say
+    tool_BR: Array  # int32, -1 none
+    arguments_BRA: Array  # int32
+    well_formed_BR: Array  # bool
+    length_BR: Array  # int32 sampled tokens
+
+
+@struct.dataclass
+class Trajectory:
+    """One episode a row: exactly the ids that were sampled and what the environment put between them (promise 1).
+
+    Attributes:
+      tokens_BS: int32 ids of prompt, turns and observations in the order the model read them.
+      valid_BS: bool; slots that are no part of the row's sequence are False and nobody attends to them.
+      sampled_BS: bool, True for ids the policy chose: the only ones that carry loss.
+      feature_BS: int32, ``image_slot * L + k`` for image embeddings, -1 for text.
+      positions_BSZ: int32 rotary positions.
+      turn_BS: int32 turn index of sampled ids, -1 elsewhere.
+      logprobs_BS: float32 behaviour log-probability of sampled ids at the sampling temperature, 0 elsewhere.
+      features_BILE: image features of every image slot, for reuse where the vision tower is frozen.
+      views: recipe of every image slot.
+      turns: what happened turn by turn.
+      turns_B: int32 number of turns taken.
+      calls_B: int32 number of tool calls attempted.
+      answer_BN, answer_length_B: bytes of the answer; length 0 when none was given.
+      truncated_B: bool, the episode ended without an answer.
+    """
+
+    tokens_BS: Array
+    valid_BS: Array
+    sampled_BS: Array
+    feature_BS: Array
+    positions_BSZ: Array
+    turn_BS: Array
+    logprobs_BS: Array
+    features_BILE: Array
+    views: Views
+    turns: Turns
+    turns_B: Array
+    calls_B: Array
+    answer_BN: Array
+    answer_length_B: Array
+    truncated_B: Array
