@@ -1,0 +1,117 @@
+"""Perception: the image encoder learns dense labels of the training images, then stays frozen.
+
+The stand-in for a pretrained VLM's eyes. Every condition of a table starts from the same encoder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from medvista_jax.core.types import Array
+from medvista_jax.learning.state import FlatParams, TrainState, apply_gradients, join
+from medvista_jax.models.medvista_tiny import MedVistaTiny
+from medvista_jax.tools.resample import apply_window, crop_resize
+
+
+@dataclasses.dataclass(frozen=True)
+class PerceptionConfig:
+    """``cells``: labels a side and patch; each patch names the concept at ``cells²`` points."""
+
+    concepts: int = 48
+    cells: int = 2
+    crops: int = 3  # random views of each image, beside the whole image
+
+
+@struct.dataclass
+class PerceptionBatch:
+    """Images with dense labels and the boxes to look at them through.
+
+    Attributes:
+      pixels_PYXC: stored intensities.
+      concepts_PYX: uint8 concept ids at canvas resolution.
+      window_B2: float32 display window of each view, ``B = P * views``.
+      box_B4: float32 x1 y1 x2 y2 in 0…1 of each view.
+    """
+
+    pixels_PYXC: Array
+    concepts_PYX: Array
+    window_B2: Array
+    box_B4: Array
+
+
+def init_head(model: MedVistaTiny, config: PerceptionConfig, key: Array) -> dict[str, Array]:
+    """Linear read-out of each patch: ``{"kernel", "bias"}``."""
+    outputs = config.concepts * config.cells**2
+    kernel = jax.random.normal(key, (model.config.vision_width, outputs)) * model.config.vision_width**-0.5
+    return {"kernel": kernel, "bias": jnp.zeros((outputs,))}
+
+
+def labels_at(concepts_PYX: Array, box_B4: Array, side: int) -> Array:
+    """Nearest concept at a ``side × side`` grid of points of each box: int32 ``[B, side, side]``."""
+    prompts, rows, columns = concepts_PYX.shape
+    group = box_B4.shape[0] // prompts
+    offset_N = (jnp.arange(side, dtype=jnp.float32) + 0.5) / side
+    x_BN = box_B4[:, 0:1] + offset_N[None] * (box_B4[:, 2:3] - box_B4[:, 0:1])
+    y_BN = box_B4[:, 1:2] + offset_N[None] * (box_B4[:, 3:4] - box_B4[:, 1:2])
+    column_BN = jnp.clip((x_BN * columns).astype(jnp.int32), 0, columns - 1)
+    row_BN = jnp.clip((y_BN * rows).astype(jnp.int32), 0, rows - 1)
+    prompt_B = jnp.repeat(jnp.arange(prompts), group)
+    return concepts_PYX[prompt_B[:, None, None], row_BN[:, :, None], column_BN[:, None, :]].astype(jnp.int32)
+
+
+def perception_loss(
+    model: MedVistaTiny,
+    config: PerceptionConfig,
+    trainable: FlatParams,
+    frozen: FlatParams,
+    pixels_BhwC: Array,
+    labels_BNN: Array,
+) -> tuple[Array, dict[str, Array]]:
+    """Cross-entropy of the concept at every cell."""
+    params = join(trainable, frozen)
+    patches_BLE = model.encode_patches(params, pixels_BhwC)
+    batch, patches, _ = patches_BLE.shape
+    side, cells = model.config.image // model.config.patch, config.cells
+    head = params["head"]
+    logits = patches_BLE @ head["kernel"] + head["bias"][None, None]
+    logits = logits.reshape(batch, side, side, cells, cells, config.concepts)
+    labels = labels_BNN.reshape(batch, side, cells, side, cells).transpose(0, 1, 3, 2, 4)
+    # Background is most of most images: the rest weighs five times as much.
+    weight = jnp.where(labels > 0, 1.0, 0.2)
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    hit = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    loss = jnp.sum(nll * weight) / jnp.sum(weight)
+    named = (labels > 0).astype(jnp.float32)
+    return loss, {
+        "loss": loss,
+        "accuracy": jnp.mean(hit),
+        "accuracy_named": jnp.sum(hit * named) / jnp.maximum(jnp.sum(named), 1.0),
+    }
+
+
+@partial(jax.jit, static_argnames=("model", "optimizer", "config"), donate_argnames=("state",))
+def perception_step(
+    model: MedVistaTiny,
+    optimizer: optax.GradientTransformation,
+    config: PerceptionConfig,
+    state: TrainState,
+    batch: PerceptionBatch,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Render the views, label them, update encoder and head."""
+    side = model.config.image
+    shown_BhwC = crop_resize(batch.pixels_PYXC, batch.box_B4, side, side)
+    pixels_BhwC = apply_window(shown_BhwC, batch.window_B2)
+    labels_BNN = labels_at(batch.concepts_PYX, batch.box_B4, side // model.config.patch * config.cells)
+    loss = partial(perception_loss, model, config)
+    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(
+        state.trainable, state.frozen, pixels_BhwC, labels_BNN
+    )
+    return apply_gradients(state, gradients, optimizer), metrics | {
+        "gradient_norm": optax.global_norm(gradients)
+    }

@@ -1,0 +1,100 @@
+"""Rewards as pure functions of a trajectory, on the device. Every term stays separate for the metrics.
+
+``vista_r1`` follows VISTA-R1 (arXiv 2511.19773), the template of MedVistaGym: R = R_rep + R_format + R_correct, gated in
+that order. The paper names the levels of repetition without their thresholds; ours are below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import struct
+
+from medvista_jax.core.types import AnswerKey, Array, Trajectory
+from medvista_jax.text.normalise import answers_equal
+
+REPETITION_NGRAM = 4
+REPETITION_LEVELS = ((0.60, -3.0), (0.45, -2.0), (0.30, -1.5))
+"""Share of repeated 4-grams among the sampled tokens of one turn → penalty; the worst turn counts."""
+
+
+@struct.dataclass
+class RewardTerms:
+    """float32 ``[B]`` each. ``total`` is what the advantage sees."""
+
+    total_B: Array
+    repetition_B: Array
+    format_B: Array
+    correct_B: Array
+
+
+Reward = Callable[[Trajectory, AnswerKey], RewardTerms]
+
+
+def correctness(trajectory: Trajectory, key: AnswerKey) -> Array:
+    """float32 ``[B]``, 1 where the answer equals the key after normalisation."""
+    group = trajectory.answer_BN.shape[0] // key.answer_PN.shape[0]
+    truth_BN = jnp.repeat(key.answer_PN, group, axis=0)
+    equal_B = answers_equal(trajectory.answer_BN, trajectory.answer_length_B, truth_BN)
+    return (equal_B & (trajectory.answer_length_B > 0)).astype(jnp.float32)
+
+
+def well_formed(trajectory: Trajectory) -> Array:
+    """bool ``[B]``: every turn taken is well formed and the episode ended with an answer."""
+    taken_BR = jnp.arange(trajectory.turns.kind_BR.shape[1])[None, :] < trajectory.turns_B[:, None]
+    all_B = jnp.all(trajectory.turns.well_formed_BR | ~taken_BR, axis=1)
+    return all_B & ~trajectory.truncated_B
+
+
+def repeated_share(trajectory: Trajectory) -> Array:
+    """float32 ``[B]``: the share of 4-grams within a turn that occurred before in that turn, for the worst turn.
+
+    Turns shorter than 16 tokens count as 16, so that a short turn with one repeated bracket is not punished.
+    """
+    tokens_BS, turn_BS = trajectory.tokens_BS, trajectory.turn_BS
+    n, slots = REPETITION_NGRAM, tokens_BS.shape[1]
+    # A rolling hash stands for the n-gram: 32-bit collisions inside one turn are negligible.
+    gram_BS = jnp.zeros(tokens_BS.shape, jnp.uint32)
+    same_BS = turn_BS >= 0
+    for offset in range(n):
+        gram_BS = gram_BS * jnp.uint32(1_000_003) + jnp.roll(tokens_BS, -offset, axis=1).astype(jnp.uint32)
+        inside_S = jnp.arange(slots) < slots - offset
+        same_BS &= (jnp.roll(turn_BS, -offset, axis=1) == turn_BS) & inside_S[None, :]
+    # Turn index goes into the hash: a 4-gram of an earlier turn is no repetition in a later one.
+    hashed_BS = gram_BS * jnp.uint32(31) + turn_BS.astype(jnp.uint32)
+    # Equal neighbours after sorting are repeats; slots without a 4-gram sort to the end on their own.
+    order_BS = jnp.argsort(jnp.where(same_BS, hashed_BS >> 1, jnp.uint32(0xFFFFFFFF)), axis=1)
+    sorted_BS = jnp.take_along_axis(hashed_BS >> 1, order_BS, axis=1)
+    real_BS = jnp.take_along_axis(same_BS, order_BS, axis=1)
+    turn_sorted_BS = jnp.take_along_axis(turn_BS, order_BS, axis=1)
+    repeat_BS = (sorted_BS == jnp.roll(sorted_BS, 1, axis=1)) & real_BS & (jnp.arange(slots) > 0)[None, :]
+    share_B = jnp.zeros(tokens_BS.shape[0], jnp.float32)
+    for turn in range(trajectory.turns.kind_BR.shape[1]):
+        mine_BS = turn_sorted_BS == turn
+        repeats_B = jnp.sum(repeat_BS & mine_BS, axis=1)
+        grams_B = jnp.maximum(jnp.sum(real_BS & mine_BS, axis=1), 13)
+        share_B = jnp.maximum(share_B, repeats_B / grams_B)
+    return share_B
+
+
+def repetition(trajectory: Trajectory) -> Array:
+    """float32 ``[B]`` in {-3, -2, -1.5, 0}: extreme, severe, moderate, none."""
+    share_B = repeated_share(trajectory)
+    penalty_B = jnp.zeros_like(share_B)
+    for threshold, penalty in reversed(REPETITION_LEVELS):
+        penalty_B = jnp.where(share_B >= threshold, penalty, penalty_B)
+    return penalty_B
+
+
+def vista_r1(trajectory: Trajectory, key: AnswerKey) -> RewardTerms:
+    """R_rep ∈ {-3, -2, -1.5, 0}; if 0, plus R_format = ±1; if +1, plus R_correct ∈ {0, 1}."""
+    repetition_B = repetition(trajectory)
+    format_B = jnp.where(well_formed(trajectory), 1.0, -1.0)
+    correct_B = correctness(trajectory, key)
+    reached_B = repetition_B == 0.0
+    total_B = repetition_B + jnp.where(reached_B, format_B + jnp.where(format_B > 0, correct_B, 0.0), 0.0)
+    return RewardTerms(total_B=total_B, repetition_B=repetition_B, format_B=format_B, correct_B=correct_B)
+
+
+PRESETS: dict[str, Reward] = {"vista_r1": vista_r1}

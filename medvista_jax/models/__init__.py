@@ -1,0 +1,1 @@
+"""Vision language models: one folder a family, one protocol (:mod:`medvista_jax.models.vlm`)."""

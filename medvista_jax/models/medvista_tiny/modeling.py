@@ -1,0 +1,165 @@
+"""``medvista-tiny``: ViT encoder, two-layer connector and causal decoder in Flax Linen."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from medvista_jax.core.types import Array, Params
+from medvista_jax.models.blocks import Decoder, DecoderConfig
+from medvista_jax.models.vlm import Features, KVCache
+
+
+@dataclasses.dataclass(frozen=True)
+class MedVistaTinyConfig:
+    """Sizes. ``image`` pixels a side, ``patch`` pixels a patch, 2×2 patches merged into one embedding."""
+
+    vocab_size: int = 512
+    image: int = 64
+    patch: int = 8
+    channels: int = 1
+    vision_width: int = 128
+    vision_layers: int = 1
+    vision_heads: int = 4
+    decoder: DecoderConfig | None = None
+
+    def decoder_config(self) -> DecoderConfig:
+        return self.decoder or DecoderConfig(vocab_size=self.vocab_size, activation="relu")
+
+
+class VisionBlock(nn.Module):
+    """Pre-norm bidirectional attention and ReLU feed-forward."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x_NLE: Array) -> Array:
+        width = x_NLE.shape[-1]
+        y_NLE = nn.LayerNorm(name="attention_norm")(x_NLE)
+        x_NLE = x_NLE + nn.MultiHeadDotProductAttention(self.heads, name="attention")(y_NLE)
+        y_NLE = nn.LayerNorm(name="feed_forward_norm")(x_NLE)
+        y_NLE = nn.Dense(width, name="down")(nn.relu(nn.Dense(4 * width, name="up")(y_NLE)))
+        return x_NLE + y_NLE
+
+
+class VisionTower(nn.Module):
+    """Patches of a view to one vector a patch: ``[N, (h/p)·(w/p), vision_width]``, row-major."""
+
+    config: MedVistaTinyConfig
+
+    @nn.compact
+    def __call__(self, pixels_NhwC: Array) -> Array:
+        c = self.config
+        count, side = pixels_NhwC.shape[0], c.image // c.patch
+        x = (pixels_NhwC.astype(jnp.float32) - 127.5) / 64.0
+        x = x.reshape(count, side, c.patch, side, c.patch, c.channels).transpose(0, 1, 3, 2, 4, 5)
+        x_NLE = x.reshape(count, side * side, c.patch * c.patch * c.channels)
+        # The patch alone decides what is in it; a hidden layer lets it see texture before mixing.
+        x_NLE = nn.relu(nn.Dense(2 * c.vision_width, name="stem_in")(x_NLE))
+        x_NLE = nn.Dense(c.vision_width, name="stem_out")(x_NLE)
+        position_LE = self.param("position", nn.initializers.normal(0.5), (side * side, c.vision_width))
+        x_NLE = x_NLE + position_LE[None]
+        for i in range(c.vision_layers):
+            x_NLE = VisionBlock(c.vision_heads, name=f"block_{i}")(x_NLE)
+        return nn.LayerNorm(name="final_norm")(x_NLE)
+
+
+class Connector(nn.Module):
+    """2×2 neighbouring patches, joined, to one decoder embedding."""
+
+    config: MedVistaTinyConfig
+
+    @nn.compact
+    def __call__(self, x_NLE: Array) -> Array:
+        c = self.config
+        count, side, width = x_NLE.shape[0], c.image // c.patch, c.decoder_config().width
+        x = x_NLE.reshape(count, side // 2, 2, side // 2, 2, c.vision_width).transpose(0, 1, 3, 2, 4, 5)
+        x_NLE = x.reshape(count, (side // 2) ** 2, 4 * c.vision_width)
+        x_NLE = nn.relu(nn.Dense(2 * width, name="up")(x_NLE))
+        x_NLE = nn.Dense(width, name="down")(x_NLE)
+        position_LE = self.param("position", nn.initializers.normal(0.5), ((side // 2) ** 2, width))
+        return x_NLE + position_LE[None]
+
+
+@dataclasses.dataclass(frozen=True)
+class MedVistaTiny:
+    """The model as pure functions; see :class:`medvista_jax.models.vlm.VisionLanguageModel`."""
+
+    config: MedVistaTinyConfig = MedVistaTinyConfig()
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    @property
+    def tokens_per_image(self) -> int:
+        return (self.config.image // self.config.patch // 2) ** 2
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.config.image, self.config.image
+
+    @property
+    def position_axes(self) -> int:
+        return 1
+
+    def init(self, key: Array) -> Params:
+        c = self.config
+        key_vision, key_connector, key_decoder = jax.random.split(key, 3)
+        pixels = jnp.zeros((1, c.image, c.image, c.channels), jnp.uint8)
+        patches = jnp.zeros((1, (c.image // c.patch) ** 2, c.vision_width), jnp.float32)
+        embeddings = jnp.zeros((1, 1, c.decoder_config().width), jnp.float32)
+        token = jnp.zeros((1, 1), jnp.int32)
+        decoder = Decoder(c.decoder_config())
+        return {
+            "vision": VisionTower(c).init(key_vision, pixels)["params"],
+            "connector": Connector(c).init(key_connector, patches)["params"],
+            "decoder": decoder.init(key_decoder, embeddings, token[..., None], token == 0, None, 0)["params"],
+        }
+
+    def encode_patches(self, params: Params, pixels_NhwC: Array) -> Array:
+        """Vision tower alone: ``[N, patches, vision_width]``; the perception stage trains this."""
+        return VisionTower(self.config).apply({"params": params["vision"]}, pixels_NhwC)
+
+    def encode_images(self, params: Params, pixels_NhwC: Array) -> Features:
+        patches_NLE = self.encode_patches(params, pixels_NhwC)
+        return Connector(self.config).apply({"params": params["connector"]}, patches_NLE)
+
+    def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
+        c = self.config.decoder_config()
+        shape = (batch, c.kv_heads, slots, c.head_dim)
+        leaves = lambda: tuple(jnp.zeros(shape, dtype) for _ in range(c.layers))  # noqa: E731
+        return KVCache(keys=leaves(), values=leaves(), valid_BS=jnp.zeros((batch, slots), bool))
+
+    def positions(self, next_B: Array, valid_BT: Array, feature_BT: Array) -> tuple[Array, Array]:
+        del feature_BT  # every embedding takes one position
+        count_BT = jnp.cumsum(valid_BT.astype(jnp.int32), axis=1)
+        positions_BT = next_B[:, None] + jnp.maximum(count_BT - 1, 0)
+        return positions_BT[..., None], next_B + count_BT[:, -1]
+
+    def forward(
+        self,
+        params: Params,
+        tokens_BT: Array,
+        feature_BT: Array,
+        features: Features,
+        positions_BTZ: Array,
+        valid_BT: Array,
+        cache: KVCache | None = None,
+        start: Array | int = 0,
+    ) -> tuple[Array, KVCache | None]:
+        decoder = Decoder(self.config.decoder_config())
+        variables = {"params": params["decoder"]}
+        x_BTE = decoder.apply(variables, tokens_BT, method=Decoder.embed)
+        flat_BNE = features.reshape(features.shape[0], -1, features.shape[-1])
+        image_BTE = jnp.take_along_axis(flat_BNE, jnp.maximum(feature_BT, 0)[..., None], axis=1)
+        x_BTE = jnp.where((feature_BT >= 0)[..., None], image_BTE, x_BTE)
+        return decoder.apply(variables, x_BTE, positions_BTZ, valid_BT, cache, start)
+
+    def logits(self, params: Params, hidden_NE: Array) -> Array:
+        decoder = Decoder(self.config.decoder_config())
+        return decoder.apply({"params": params["decoder"]}, hidden_NE, method=Decoder.logits)

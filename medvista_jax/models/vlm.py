@@ -1,0 +1,95 @@
+"""The one protocol that rollout and learning know of a model. Letters: :mod:`medvista_jax.core.dimensions`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from medvista_jax.core.types import Array, Params
+
+Features = Any
+"""Pytree of image features; every leaf is ``[B, I, L, …]`` (or ``[N, L, …]`` fresh from the encoder)."""
+
+
+@struct.dataclass
+class KVCache:
+    """Keys and values of every layer, written in place at one index for all rows.
+
+    Attributes:
+      keys, values: a leaf ``[B, K, S, D]`` a layer.
+      valid_BS: bool, slots that hold a token of the row's sequence.
+    """
+
+    keys: tuple[Array, ...]
+    values: tuple[Array, ...]
+    valid_BS: Array
+
+
+class VisionLanguageModel(Protocol):
+    """Pure functions over a parameter pytree. Instances are hashable: they go to ``jit`` as static arguments."""
+
+    vocab_size: int
+    tokens_per_image: int  # L
+    image_size: tuple[int, int]  # h, w of every view
+    position_axes: int  # Z
+
+    def init(self, key: Array) -> Params:
+        """Fresh float32 parameters as nested dicts."""
+        ...
+
+    def encode_images(self, params: Params, pixels_NhwC: Array) -> Features:
+        """uint8 views to features, leaves ``[N, L, …]``."""
+        ...
+
+    def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
+        """An empty cache."""
+        ...
+
+    def positions(self, next_B: Array, valid_BT: Array, feature_BT: Array) -> tuple[Array, Array]:
+        """Rotary positions ``[B, T, Z]`` of a chunk that begins at ``next_B``, and where the next chunk begins."""
+        ...
+
+    def forward(
+        self,
+        params: Params,
+        tokens_BT: Array,
+        feature_BT: Array,
+        features: Features,
+        positions_BTZ: Array,
+        valid_BT: Array,
+        cache: KVCache | None = None,
+        start: Array | int = 0,
+    ) -> tuple[Array, KVCache | None]:
+        """Hidden states ``[B, T, E]`` after the last norm.
+
+        Args:
+          tokens_BT: int32; slots with ``feature_BT >= 0`` take ``features[b, i, l]`` with ``feature = i * L + l``
+            instead of the token's embedding.
+          features: leaves ``[B, I, L, …]``.
+          positions_BTZ, valid_BT: rotary positions and which slots belong to the sequence.
+          cache: keys and values so far; the chunk is written at slots ``start … start + T``. Without a cache the
+            chunk attends to itself only: the training forward.
+        """
+        ...
+
+    def logits(self, params: Params, hidden_NE: Array) -> Array:
+        """float32 logits ``[…, V]``."""
+        ...
+
+
+def write_cache(cache_BKSD: Array, new_BKTD: Array, start: Array | int) -> Array:
+    """The cache with slots ``start … start + T`` replaced."""
+    zero = jnp.zeros((), jnp.int32)
+    return jax.lax.dynamic_update_slice(
+        cache_BKSD, new_BKTD.astype(cache_BKSD.dtype), (zero, zero, jnp.asarray(start, jnp.int32), zero)
+    )
+
+
+def chunk_mask(valid_BS: Array, length: int, start: Array | int) -> Array:
+    """Who may be seen: bool ``[B, T, S]``, valid slots at or before the query's own."""
+    slots_S = jnp.arange(valid_BS.shape[1])
+    query_T = jnp.arange(length) + start
+    return valid_BS[:, None, :] & (slots_S[None, None, :] <= query_T[None, :, None])

@@ -1,0 +1,1 @@
+"""Rollouts: prefill, decode, tools and observations over several turns, inside one compiled program."""

@@ -1,0 +1,318 @@
+"""The multi-turn rollout: one pure function, one compiled program.
+
+    encode originals → prefill once a prompt → repeat the cache for the group
+      → [ decode until a stop → parse → tool → observation → its chunk through the model ] × turns
+
+All rows write at one index; a validity mask and per-row rotary positions make ragged turns exact.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from medvista_jax.core.types import Array, Params, Question, Trajectory, Turns
+from medvista_jax.environment import gym
+from medvista_jax.environment.gym import Environment, EnvState
+from medvista_jax.models.vlm import Features, KVCache, VisionLanguageModel
+from medvista_jax.rollout.record import Record, empty_record, empty_turns, finish, total_slots, write, write_turn
+from medvista_jax.rollout.sampling import Sampling, choose, log_softmax_at, row_keys
+
+
+@struct.dataclass
+class Script:
+    """Turns that are played instead of sampled: controls (random or true crop), replay.
+
+    Attributes:
+      tokens_BRT: int32 ids.
+      length_BR: int32; a turn of length 0 is sampled from the policy.
+    """
+
+    tokens_BRT: Array
+    length_BR: Array
+
+
+class _Carry(NamedTuple):
+    turn: Array
+    at: Array  # next free slot, the same for all rows
+    record: Record
+    turns: Turns
+    state: EnvState
+    cache: KVCache
+    features: Features
+    logits_BV: Array
+    count_B: Array  # tokens sampled so far
+
+
+def rollout(
+    model: VisionLanguageModel,
+    params: Params,
+    environment: Environment,
+    question: Question,
+    key: Array,
+    group: int,
+    sampling: Sampling,
+    script: Script | None = None,
+) -> Trajectory:
+    """Play ``group`` episodes of each question.
+
+    Args:
+      model, group: static.
+      question: P prompts; the result has ``B = P * group`` rows.
+      key: the row's randomness depends on this, its prompt's place and its place in the group only.
+      script: turns to play as given instead of sampling.
+
+    Returns:
+      Trajectory with ``S = prompt + R·T + (R - 1)·W`` slots.
+    """
+    keys_B = row_keys(key, question.tokens_PS.shape[0], group)
+    carry = _prefill(model, params, environment, question, group)
+
+    def unfinished(carry: _Carry) -> Array:
+        return (carry.turn < environment.turns) & jnp.any(~carry.state.done_B)
+
+    def play_turn(carry: _Carry) -> _Carry:
+        active_B = ~carry.state.done_B
+        carry, tokens_BT, length_B = _decode(model, params, environment, carry, keys_B, sampling, script)
+        state, observation = gym.step(environment, carry.state, tokens_BT, length_B)
+        turns = write_turn(carry.turns, carry.turn, observation.parsed, length_B, active_B)
+        carry = carry._replace(state=state, turns=turns, turn=carry.turn + 1)
+        observe = lambda carry: _observe(model, params, environment, carry, observation)  # noqa: E731
+        return jax.lax.cond(unfinished(carry), observe, lambda carry: carry, carry)
+
+    carry = jax.lax.while_loop(unfinished, play_turn, carry)
+    return finish(carry.record, carry.turns, carry.state, carry.features)
+
+
+def _prefill(
+    model: VisionLanguageModel, params: Params, environment: Environment, question: Question, group: int
+) -> _Carry:
+    """Encode and prefill each question once, then repeat everything for its group."""
+    prompts, prompt_slots = question.tokens_PS.shape
+    batch = prompts * group
+    state = gym.reset(environment, question, group)
+    slots = total_slots(environment, prompt_slots)
+
+    with jax.named_scope("encode"):
+        pixels_POhwC = gym.render_originals(environment, question.bank)
+        originals = pixels_POhwC.shape[1]
+        flat = model.encode_images(params, pixels_POhwC.reshape((-1,) + pixels_POhwC.shape[2:]))
+        features = jax.tree.map(lambda x: x.reshape((prompts, originals) + x.shape[1:]), flat)
+
+    with jax.named_scope("prefill"):
+        start_P = jnp.zeros((prompts,), jnp.int32)
+        positions_PSZ, next_P = model.positions(start_P, question.valid_PS, question.feature_PS)
+        hidden_PSE, cache = model.forward(
+            params,
+            question.tokens_PS,
+            question.feature_PS,
+            features,
+            positions_PSZ,
+            question.valid_PS,
+            model.init_cache(prompts, prompt_slots),
+            0,
+        )
+        logits_PV = model.logits(params, _last_valid(hidden_PSE, question.valid_PS))
+
+    each = lambda x: jnp.repeat(x, group, axis=0)  # noqa: E731
+    grow = lambda x: jnp.pad(each(x), ((0, 0), (0, 0), (0, slots - prompt_slots), (0, 0)))  # noqa: E731
+    cache = KVCache(
+        keys=tuple(map(grow, cache.keys)),
+        values=tuple(map(grow, cache.values)),
+        valid_BS=jnp.pad(each(cache.valid_BS), ((0, 0), (0, slots - prompt_slots))),
+    )
+    record = write(
+        empty_record(batch, slots, model.position_axes, environment.pad_id),
+        0,
+        each(question.tokens_PS),
+        each(question.valid_PS),
+        each(question.feature_PS),
+        each(positions_PSZ),
+        each(next_P),
+        sampled=False,
+    )
+    spare = environment.image_slots(originals) - originals
+    features = jax.tree.map(
+        lambda x: jnp.pad(each(x), ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2)), features
+    )
+    return _Carry(
+        turn=jnp.zeros((), jnp.int32),
+        at=jnp.full((), prompt_slots, jnp.int32),
+        record=record,
+        turns=empty_turns(batch, environment.turns, environment.grammar.argument_slots),
+        state=state,
+        cache=cache,
+        features=features,
+        logits_BV=each(logits_PV),
+        count_B=jnp.zeros((batch,), jnp.int32),
+    )
+
+
+class _DecodeCarry(NamedTuple):
+    t: Array
+    tokens_BT: Array
+    logprobs_BT: Array
+    valid_BT: Array
+    next_B: Array
+    stop_B: Array
+    running_B: Array
+    cache: KVCache
+    logits_BV: Array
+
+
+def _decode(
+    model: VisionLanguageModel,
+    params: Params,
+    environment: Environment,
+    carry: _Carry,
+    keys_B: Array,
+    sampling: Sampling,
+    script: Script | None,
+) -> tuple[_Carry, Array, Array]:
+    """Sample until every row has closed a call or an answer, or the turn's tokens are used up."""
+    batch, capacity = carry.count_B.shape[0], environment.turn_tokens
+    no_feature_B1 = jnp.full((batch, 1), -1, jnp.int32)
+    first = carry.record.next_B
+    if script is not None:
+        scripted_BT = jax.lax.dynamic_index_in_dim(script.tokens_BRT, carry.turn, axis=1, keepdims=False)
+        scripted_B = jax.lax.dynamic_index_in_dim(script.length_BR, carry.turn, axis=1, keepdims=False)
+
+    def body(c: _DecodeCarry) -> _DecodeCarry:
+        token_B = choose(c.logits_BV, keys_B, carry.count_B + c.t, sampling)
+        if script is not None:
+            said_B = jax.lax.dynamic_index_in_dim(scripted_BT, c.t, axis=1, keepdims=False)
+            token_B = jnp.where(scripted_B > 0, said_B, token_B)
+        logprob_B = log_softmax_at(c.logits_BV, token_B, sampling.temperature)
+        token_B = jnp.where(c.running_B, token_B, environment.pad_id)
+        stop_B = environment.stops.next_NV[c.stop_B, token_B].astype(jnp.int32)
+        running_B = c.running_B & ~environment.stops.accepting_N[stop_B]
+        if script is not None:
+            running_B &= (scripted_B == 0) | (c.t + 1 < scripted_B)
+        positions_B1Z, next_B = model.positions(c.next_B, c.running_B[:, None], no_feature_B1)
+        hidden_B1E, cache = model.forward(
+            params,
+            token_B[:, None],
+            no_feature_B1,
+            carry.features,
+            positions_B1Z,
+            c.running_B[:, None],
+            c.cache,
+            carry.at + c.t,
+        )
+        put = lambda rows_BT, value_B: jax.lax.dynamic_update_slice(  # noqa: E731
+            rows_BT, value_B[:, None], (jnp.zeros((), jnp.int32), c.t)
+        )
+        return _DecodeCarry(
+            t=c.t + 1,
+            tokens_BT=put(c.tokens_BT, token_B),
+            logprobs_BT=put(c.logprobs_BT, jnp.where(c.running_B, logprob_B, 0.0)),
+            valid_BT=put(c.valid_BT, c.running_B),
+            next_B=next_B,
+            stop_B=stop_B,
+            running_B=running_B,
+            cache=cache,
+            logits_BV=model.logits(params, hidden_B1E[:, 0]),
+        )
+
+    with jax.named_scope("decode"):
+        end = jax.lax.while_loop(
+            lambda c: (c.t < capacity) & jnp.any(c.running_B),
+            body,
+            _DecodeCarry(
+                t=jnp.zeros((), jnp.int32),
+                tokens_BT=jnp.full((batch, capacity), environment.pad_id, jnp.int32),
+                logprobs_BT=jnp.zeros((batch, capacity), jnp.float32),
+                valid_BT=jnp.zeros((batch, capacity), bool),
+                next_B=first,
+                stop_B=jnp.zeros((batch,), jnp.int32),
+                running_B=~carry.state.done_B,
+                cache=carry.cache,
+                logits_BV=carry.logits_BV,
+            ),
+        )
+    length_B = jnp.sum(end.valid_BT, axis=1, dtype=jnp.int32)
+    no_feature_BT = jnp.full((batch, capacity), -1, jnp.int32)
+    positions_BTZ, _ = model.positions(first, end.valid_BT, no_feature_BT)
+    record = write(
+        carry.record,
+        carry.at,
+        end.tokens_BT,
+        end.valid_BT,
+        no_feature_BT,
+        positions_BTZ,
+        end.next_B,
+        sampled=True,
+        turn=carry.turn,
+        logprobs_BT=end.logprobs_BT,
+    )
+    carry = carry._replace(
+        at=carry.at + end.t,
+        record=record,
+        cache=end.cache,
+        logits_BV=end.logits_BV,
+        count_B=carry.count_B + length_B,
+    )
+    return carry, end.tokens_BT, length_B
+
+
+def _observe(
+    model: VisionLanguageModel,
+    params: Params,
+    environment: Environment,
+    carry: _Carry,
+    observation: gym.Observation,
+) -> _Carry:
+    """Render and encode the new views, and pass the observation through the model as one chunk."""
+    with jax.named_scope("tool"):
+        pixels_BhwC = gym.render_views(environment, carry.state.bank, carry.state.views, observation.slot_B)
+    with jax.named_scope("encode"):
+        fresh = model.encode_images(params, pixels_BhwC)
+        features = jax.tree.map(lambda old, new: _put_slot(old, new, observation.slot_B), carry.features, fresh)
+    with jax.named_scope("observe"):
+        first_B = carry.record.next_B
+        positions_BWZ, next_B = model.positions(first_B, observation.valid_BW, observation.feature_BW)
+        hidden_BWE, cache = model.forward(
+            params,
+            observation.tokens_BW,
+            observation.feature_BW,
+            features,
+            positions_BWZ,
+            observation.valid_BW,
+            carry.cache,
+            carry.at,
+        )
+        logits_BV = model.logits(params, _last_valid(hidden_BWE, observation.valid_BW))
+    record = write(
+        carry.record,
+        carry.at,
+        observation.tokens_BW,
+        observation.valid_BW,
+        observation.feature_BW,
+        positions_BWZ,
+        next_B,
+        sampled=False,
+    )
+    return carry._replace(
+        at=carry.at + environment.observation_slots,
+        record=record,
+        features=features,
+        cache=cache,
+        logits_BV=logits_BV,
+    )
+
+
+def _put_slot(old_BI: Array, new_B: Array, slot_B: Array) -> Array:
+    """Write ``new`` at each row's own image slot; rows with slot -1 keep what they have."""
+    here_BI = jnp.arange(old_BI.shape[1])[None, :] == slot_B[:, None]
+    mask = here_BI.reshape(here_BI.shape + (1,) * (old_BI.ndim - 2))
+    return jnp.where(mask, new_B[:, None], old_BI)
+
+
+def _last_valid(hidden_BTE: Array, valid_BT: Array) -> Array:
+    """Hidden state of each row's last valid slot (of the first slot where there is none)."""
+    slots_T = jnp.arange(valid_BT.shape[1])
+    last_B = jnp.max(jnp.where(valid_BT, slots_T[None, :], 0), axis=1)
+    return jnp.take_along_axis(hidden_BTE, last_B[:, None, None], axis=1)[:, 0]

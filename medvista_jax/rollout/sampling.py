@@ -1,0 +1,63 @@
+"""How the next token is chosen."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from medvista_jax.core.types import Array
+
+
+@struct.dataclass
+class Sampling:
+    """Sampling settings as arrays: another temperature is not another program.
+
+    Attributes:
+      temperature: float32 scalar; 0 is greedy.
+    """
+
+    temperature: Array
+
+    @classmethod
+    def at(cls, temperature: float) -> Sampling:
+        return cls(temperature=jnp.asarray(temperature, jnp.float32))
+
+
+def row_keys(key: Array, prompts: int, group: int) -> Array:
+    """One key a row, from the prompt's place and the row's place in its group: ``[P * G]``.
+
+    A row's randomness depends on nothing else, so that the same prompt and key give the same trajectory in any batch.
+    """
+    prompt_keys_P = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(prompts))
+    fold = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))
+    return fold(prompt_keys_P, jnp.arange(group)).reshape(-1)
+
+
+def log_softmax_at(logits_BV: Array, token_B: Array, temperature: Array) -> Array:
+    """Log-probability of ``token`` at the sampling temperature; at temperature 0 that of temperature 1.
+
+    Rollout and loss both call this function (promise 2).
+    """
+    scale = jnp.where(temperature > 0, temperature, 1.0)
+    scaled_BV = logits_BV / scale
+    picked_B = jnp.take_along_axis(scaled_BV, token_B[..., None], axis=-1)[..., 0]
+    return picked_B - jax.nn.logsumexp(scaled_BV, axis=-1)
+
+
+def choose(logits_BV: Array, keys_B: Array, count_B: Array, sampling: Sampling) -> Array:
+    """Next token of each row: int32 ``[B]``.
+
+    Inverse-CDF sampling with one uniform number a row: the number of random bits does not grow with the vocabulary.
+    The draw is keyed by the row's key and its own count of sampled tokens.
+    """
+    scale = jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
+    draw = lambda key, count: jax.random.uniform(jax.random.fold_in(key, count))  # noqa: E731
+    uniform_B1 = jax.vmap(draw)(keys_B, count_B)[:, None]
+    scaled_BV = logits_BV / scale
+    weight_BV = jnp.exp(scaled_BV - jnp.max(scaled_BV, axis=-1, keepdims=True))
+    cumulative_BV = jnp.cumsum(weight_BV, axis=-1)
+    # The first id whose cumulative weight exceeds the draw has a weight above zero, whatever the rounding.
+    sampled_B = jnp.argmax(cumulative_BV > uniform_B1 * cumulative_BV[:, -1:], axis=-1)
+    greedy_B = jnp.argmax(logits_BV, axis=-1)
+    return jnp.where(sampling.temperature > 0, sampled_B, greedy_B).astype(jnp.int32)

@@ -1,0 +1,1 @@
+"""Image tools: a spec beside a pure kernel, one file a tool."""
