@@ -225,7 +225,10 @@ class _Nested:
         self.start, self.value, self.after = a.states(3)
         a.skip_space(self.start, self.value, self.after)
         close = b"]" if kind == "[" else b"}"
+        # The row of ``after`` must be whole before the numbers copy it.
         a.on(self.after, close, end)
+        key = self.value if kind == "[" else a.state()
+        a.on(self.after, b",", key)
         minus, zero, integer, *self.number = _add_number(a, self.after)
         values = [self.value, self.start] if kind == "[" else [self.value]
         deeper = {k: _Nested(a, k, depth + 1, self.after).start for k in "[{"} if depth < MAX_DEPTH else {}
@@ -239,16 +242,13 @@ class _Nested:
                 a.on(state, bracket.encode(), target)
         _add_literals(a, values, self.after)
         a.on(self.start, close, end)
-        if kind == "[":
-            a.on(self.after, b",", self.value)
-        else:
-            key, colon = a.states(2)
+        if kind == "{":
+            colon = a.state()
             a.skip_space(key, colon)
             a.on(colon, b":", self.value)
             in_key = a.string(colon)
             a.on(key, b'"', in_key)
             a.on(self.start, b'"', in_key)
-            a.on(self.after, b",", key)
 
 
 def _capture_integer(
