@@ -1,0 +1,44 @@
+# Two commands matter: `make quickstart` and `make test`. `make help` lists the others.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+ARGS ?=
+JOBS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint doctor install clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo
+	@echo '  make quickstart ARGS="--help"   every knob of the quickstart'
+
+quickstart: $(STAMP)  ## install, then train, evaluate and report medvista-tiny (pass options with ARGS="…")
+	@$(BIN)/python experiments/quickstart.py $(ARGS)
+
+test: $(STAMP)  ## all tests, on JOBS processes
+	@$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
+
+lint: $(STAMP)  ## ruff
+	@$(BIN)/ruff check .
+
+doctor: $(STAMP)  ## versions, devices, and what is missing with its remedy
+	@$(BIN)/python -m medvista_jax doctor
+
+install: $(STAMP)  ## only the virtual environment
+
+clean:  ## remove the virtual environment and the caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+
+# The stamp is newer than the two files that decide what is installed, so a second call installs nothing.
+$(STAMP): requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No python3 found. Install Python 3.11 (Debian: apt install python3.11 python3.11-venv)." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] < (3, 13)))' || { \
+	  echo "$(PYTHON) is `$(PYTHON) --version 2>&1`; Python 3.11 or 3.12 is needed. Name one: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  rm -rf $(VENV); echo "Cannot create $(VENV). On Debian: apt install python3.11-venv" >&2; exit 1; }
+	@echo "Installing into $(VENV) (once; a few minutes) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(STAMP)

@@ -1,0 +1,105 @@
+"""Intervals and tests for accuracies."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+Z95 = 1.959963984540054
+"""97.5 % quantile of the normal distribution."""
+
+
+def wilson_interval(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
+    """Score interval of a proportion (Wilson, JASA 22:209, 1927), fractions in 0…1.
+
+    Unlike the normal approximation it keeps its coverage near 0 and 1, where a solved task ends up.
+
+    Args:
+      correct: number right.
+      n: number of items; ``(0.0, 1.0)`` when there are none.
+      z: normal quantile, 1.96 for 95 %.
+
+    Raises:
+      ValueError: ``correct`` is not in 0…n.
+    """
+    if not 0 <= correct <= n:
+        raise ValueError(f"{correct} right of {n}")
+    if n == 0:
+        return 0.0, 1.0
+    p = correct / n
+    scale = 1 / (1 + z * z / n)
+    centre = scale * (p + z * z / (2 * n))
+    half = scale * z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # At the ends the formula equals 0 or 1; rounding would leave 1e-17 on the wrong side.
+    low = 0.0 if correct == 0 else centre - half
+    high = 1.0 if correct == n else centre + half
+    return low, high
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """``mean`` of ``a - b`` as a fraction, its 95 % interval, and the share of resamples with no gain of
+    ``a``.
+    """
+
+    mean: float
+    low: float
+    high: float
+    not_better: float
+
+
+def paired_bootstrap(a_N: np.ndarray, b_N: np.ndarray, resamples: int = 10_000, seed: int = 0) -> Difference:
+    """Percentile bootstrap over items of the difference of two accuracies on the *same* items.
+
+    Only the numbers of items where ``a`` alone and ``b`` alone is right matter, so a resample is one draw
+    from a multinomial distribution instead of N indices.
+
+    Args:
+      a_N, b_N: bool or 0/1, entry i of both belongs to item i.
+      resamples: how many.
+      seed: of the resampling.
+
+    Raises:
+      ValueError: shapes differ, no items, or values other than 0 and 1.
+    """
+    a_only, b_only, n = _discordant(a_N, b_N)
+    if n == 0:
+        raise ValueError("no items")
+    shares = np.array([a_only, b_only, n - a_only - b_only]) / n
+    draws = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
+    differences = (draws[:, 0] - draws[:, 1]) / n
+    low, high = np.quantile(differences, [0.025, 0.975])
+    return Difference((a_only - b_only) / n, float(low), float(high), float(np.mean(differences <= 0)))
+
+
+def mcnemar_exact(a_N: np.ndarray, b_N: np.ndarray) -> float:
+    """Two-sided exact p-value that two paired correctness vectors have the same accuracy (McNemar 1947).
+
+    Of the items that exactly one gets right, each is a fair coin under the hypothesis.
+
+    Args:
+      a_N, b_N: bool or 0/1, entry i of both belongs to item i.
+
+    Returns:
+      p in (0, 1]; 1 when they never disagree.
+
+    Raises:
+      ValueError: shapes differ, or values other than 0 and 1.
+    """
+    a_only, b_only, _ = _discordant(a_N, b_N)
+    n = a_only + b_only
+    tail = sum(math.comb(n, k) for k in range(min(a_only, b_only) + 1))
+    # Integers until the last division: the powers of two overflow a float past a thousand items.
+    return min(1.0, 2 * tail / 2**n)
+
+
+def _discordant(a_N: np.ndarray, b_N: np.ndarray) -> tuple[int, int, int]:
+    a_N, b_N = np.asarray(a_N), np.asarray(b_N)
+    if a_N.ndim != 1 or a_N.shape != b_N.shape:
+        raise ValueError(f"two vectors of the same items are needed, not {a_N.shape} and {b_N.shape}")
+    if not (np.isin(a_N, (0, 1)).all() and np.isin(b_N, (0, 1)).all()):
+        raise ValueError("correctness is 0 or 1")
+    a_N, b_N = a_N.astype(bool), b_N.astype(bool)
+    return int(np.sum(a_N & ~b_N)), int(np.sum(b_N & ~a_N)), a_N.size

@@ -1,0 +1,87 @@
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+from medvista_jax.__main__ import main as dispatch
+from medvista_jax.runtime import doctor
+
+
+def run_doctor(tmp_path, requirements, monkeypatch, capsys, files):
+    path = tmp_path / "requirements.txt"
+    path.write_text(requirements)
+    monkeypatch.setattr(doctor, "PACKAGED_FILES", files)
+    code = dispatch(["doctor", "--requirements", str(path)])
+    return code, capsys.readouterr().out
+
+
+NUMPY = importlib.metadata.version("numpy")
+RETINA = {"fundus": ("skimage", "data/retina.jpg", "scikit-image")}
+
+
+def test_a_healthy_machine_exits_with_zero(tmp_path, monkeypatch, capsys):
+    code, out = run_doctor(tmp_path, f"# pins\nnumpy=={NUMPY}\n", monkeypatch, capsys, RETINA)
+    assert code == 0
+    for word in (
+        "python",
+        "cores",
+        "cpu 0",
+        NUMPY,
+        "fundus",
+        "free disk",
+        "compile cache",
+    ):
+        assert word in out
+    assert out.endswith("Everything needed is here.\n")
+
+
+def test_a_hidden_package_is_named_with_its_remedy(tmp_path, monkeypatch, capsys):
+    code, out = run_doctor(tmp_path, "no-such-thing==1.2.3\n", monkeypatch, capsys, RETINA)
+    assert code == 1
+    assert "MISS  no-such-thing  missing (needs 1.2.3)" in out
+    assert "-m pip install no-such-thing==1.2.3" in out
+    assert "1 needed thing(s) missing" in out
+
+
+def test_another_version_is_only_a_note(tmp_path, monkeypatch, capsys):
+    code, out = run_doctor(tmp_path, "numpy==1.0.0\n", monkeypatch, capsys, RETINA)
+    assert code == 0
+    assert f"{NUMPY}, tested with 1.0.0" in out
+    assert "-m pip install numpy==1.0.0" in out
+
+
+def test_absent_data_is_named_with_its_remedy(tmp_path, monkeypatch, capsys):
+    files = {
+        "fundus": ("skimage", "data/nothing.jpg", "scikit-image"),
+        "films": ("no_such_package", "*.dcm", "pydicom-data"),
+    }
+    code, out = run_doctor(tmp_path, f"numpy=={NUMPY}\n", monkeypatch, capsys, files)
+    assert code == 1
+    assert "not in scikit-image" in out
+    assert "pip install --force-reinstall --no-deps scikit-image==" in out
+    assert "pip install --force-reinstall --no-deps pydicom-data==" in out
+
+
+def test_a_wrong_python_and_a_full_disk_are_needed(monkeypatch, tmp_path):
+    assert not doctor.check_python((3, 12)).remedy
+    for version in ((3, 10), (3, 13)):
+        check = doctor.check_python(version)
+        assert check.needed and "PYTHON=python3.11" in check.remedy
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**20}))
+    assert "--out" in doctor.check_storage(tmp_path)[0].remedy
+
+
+def test_every_pin_of_the_repository_is_exact():
+    lines = (doctor.Path(doctor.__file__).parents[2] / "requirements.txt").read_text().splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    assert len(doctor.read_pins()) == len(wanted)
+
+
+def test_the_command_line():
+    run = subprocess.run([sys.executable, "-m", "medvista_jax"], capture_output=True, text=True)
+    assert run.returncode == 0 and "doctor" in run.stdout
+    run = subprocess.run([sys.executable, "-m", "medvista_jax", "nonsense"], capture_output=True, text=True)
+    assert run.returncode == 2 and "unknown command 'nonsense'" in run.stderr
+    with pytest.raises(SystemExit):
+        dispatch(["doctor", "--requirements", "/no/such/file"])

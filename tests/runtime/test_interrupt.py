@@ -1,0 +1,101 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from medvista_jax.runtime.interrupt import Interrupts
+
+LOOP = """
+import sys, time
+from medvista_jax.runtime.interrupt import Interrupts
+with Interrupts() as interrupts:
+    print("ready", flush=True)
+    for step in range(400):
+        time.sleep(0.05)
+        if interrupts.requested:
+            print("saved at the end of a step", flush=True)
+            if sys.argv[1] == "polite":
+                break
+print("left the loop", flush=True)
+"""
+
+# One native call that no signal ends, as a long compilation is: a mutex locked twice.
+DEAF = """
+import ctypes
+from medvista_jax.runtime.interrupt import Interrupts
+libc = ctypes.CDLL(None)
+mutex = ctypes.create_string_buffer(64)
+with Interrupts():
+    print("ready", flush=True)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+"""
+
+
+def start(code, *arguments):
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_first_signal_lets_the_step_end():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = start(LOOP, "polite")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=10)
+        assert process.returncode == 0
+        assert out == "saved at the end of a step\nleft the loop\n"
+        assert "Once more (Ctrl-C) aborts at once" in err
+
+
+def test_second_signal_aborts():
+    process = start(LOOP, "stubborn")
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "saved at the end of a step\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode != 0
+    assert "left the loop" not in out
+    assert "KeyboardInterrupt" in err
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="zeros are a mutex on Linux only")
+def test_second_signal_ends_even_a_native_call():
+    process = start(DEAF)
+    process.send_signal(signal.SIGINT)
+    # The answer comes at once although Python's own handler cannot run.
+    assert "Stopping after this step" in process.stderr.readline() + process.stderr.readline()
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+    process.communicate()
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with Interrupts() as interrupts:
+        assert not interrupts.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        assert interrupts.requested
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_outside_the_main_thread_it_is_only_a_flag():
+    seen = []
+
+    def work():
+        with Interrupts() as interrupts:
+            seen.append(interrupts.requested)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
