@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from medvista_jax.core.types import Array, Fault, ImageBank, Kind, ParsedTurn, Question, Views
-from medvista_jax.text.chat import ObservationTemplates, render_observation
+from medvista_jax.text.chat import ObservationTemplates, render
 from medvista_jax.text.grammar import Grammar
-from medvista_jax.text.parse import StopTable, TokenBytes, parse_turn
+from medvista_jax.text.parse import Stops, parse_turn
 from medvista_jax.tools.base import Outcome, RowViews, Tool
 from medvista_jax.tools.resample import apply_window, crop_resize
 
@@ -28,17 +28,20 @@ class Environment:
       tools: in the order of the grammar.
       turns: capacity R of turns.
       turn_tokens: capacity T of sampled tokens a turn.
+      turn_bytes, answer_bytes: bytes of a turn that are parsed, from its end, and of an answer that are kept.
       view_size: h, w of every view that the model reads.
       tokens_per_image: L.
     """
 
     grammar: Grammar
     templates: ObservationTemplates
-    token_bytes: TokenBytes
-    stops: StopTable
+    token_bytes: tuple[Array, Array]
+    stops: Stops
     tools: tuple[Tool, ...] = struct.field(pytree_node=False)
     turns: int = struct.field(pytree_node=False, default=3)
     turn_tokens: int = struct.field(pytree_node=False, default=48)
+    turn_bytes: int = struct.field(pytree_node=False, default=256)
+    answer_bytes: int = struct.field(pytree_node=False, default=64)
     view_size: tuple[int, int] = struct.field(pytree_node=False, default=(64, 64))
     tokens_per_image: int = struct.field(pytree_node=False, default=16)
     pad_id: int = struct.field(pytree_node=False, default=0)
@@ -46,7 +49,7 @@ class Environment:
     @property
     def observation_slots(self) -> int:
         """W, slots that every observation takes."""
-        return self.templates.tokens_NW.shape[1]
+        return self.templates.width
 
     def image_slots(self, originals: int) -> int:
         """I, images a trajectory can hold: the originals and one view for each turn but the last."""
@@ -104,7 +107,6 @@ def reset(environment: Environment, question: Question, group: int) -> EnvState:
     )
     zero_B = jnp.zeros((batch,), jnp.int32)
     false_B = jnp.zeros((batch,), bool)
-    answer_bytes = environment.grammar.answer_bytes
     return EnvState(
         bank=bank,
         views=views,
@@ -114,7 +116,7 @@ def reset(environment: Environment, question: Question, group: int) -> EnvState:
         calls_B=zero_B,
         done_B=false_B,
         truncated_B=false_B,
-        answer_BN=jnp.zeros((batch, answer_bytes), jnp.uint8),
+        answer_BN=jnp.zeros((batch, environment.answer_bytes), jnp.uint8),
         answer_length_B=zero_B,
     )
 
@@ -128,7 +130,14 @@ def step(
       tokens_BT: int32 ids that the policy sampled in this turn.
       length_B: int32, how many of them count.
     """
-    parsed = parse_turn(environment.grammar, environment.token_bytes, tokens_BT, length_B)
+    parsed = parse_turn(
+        environment.grammar,
+        environment.token_bytes,
+        tokens_BT,
+        length_B,
+        environment.turn_bytes,
+        environment.answer_bytes,
+    )
     active_B = ~state.done_B
     answered_B = active_B & (parsed.kind_B == Kind.ANSWER)
     call_B = active_B & (parsed.kind_B == Kind.CALL)
@@ -142,8 +151,10 @@ def step(
     done_B = state.done_B | answered_B | out_of_turns_B
     parsed = parsed.replace(fault_B=fault_B)
     # ``count`` before the new view is the index that the policy will use for it.
-    tokens_BW, valid_BW, within_BW = render_observation(
-        environment.templates, fault_B, state.views.count_B[:, None]
+    calls_B = state.calls_B + call_B
+    must_answer_B = (turns_B + 1 >= state.max_turns_B) | (calls_B >= state.max_calls_B)
+    tokens_BW, valid_BW, within_BW = render(
+        environment.templates, fault_B, state.views.count_B[:, None], must_answer_B
     )
     first_B1 = state.views.count_B[:, None] * environment.tokens_per_image
     observation = Observation(
@@ -156,7 +167,7 @@ def step(
     new_state = state.replace(
         views=views,
         turns_B=turns_B,
-        calls_B=state.calls_B + call_B,
+        calls_B=calls_B,
         done_B=done_B,
         truncated_B=state.truncated_B | out_of_turns_B,
         answer_BN=jnp.where(answered_B[:, None], parsed.answer_BN, state.answer_BN),

@@ -142,7 +142,7 @@ def _prefill(
         turn=jnp.zeros((), jnp.int32),
         at=jnp.full((), prompt_slots, jnp.int32),
         record=record,
-        turns=empty_turns(batch, environment.turns, environment.grammar.argument_slots),
+        turns=empty_turns(batch, environment.turns, environment.grammar.width),
         state=state,
         cache=cache,
         features=features,
@@ -187,8 +187,8 @@ def _decode(
             token_B = jnp.where(scripted_B > 0, said_B, token_B)
         logprob_B = log_softmax_at(c.logits_BV, token_B, sampling.temperature)
         token_B = jnp.where(c.running_B, token_B, environment.pad_id)
-        stop_B = environment.stops.next_NV[c.stop_B, token_B].astype(jnp.int32)
-        running_B = c.running_B & ~environment.stops.accepting_N[stop_B]
+        stop_B = environment.stops.table[c.stop_B, token_B].astype(jnp.int32)
+        running_B = c.running_B & (stop_B != environment.stops.found)
         if script is not None:
             running_B &= (scripted_B == 0) | (c.t + 1 < scripted_B)
         positions_B1Z, next_B = model.positions(c.next_B, c.running_B[:, None], no_feature_B1)

@@ -43,7 +43,7 @@ def enact(
         next_B,
         sampled=False,
     )
-    turns = empty_turns(batch, environment.turns, environment.grammar.argument_slots)
+    turns = empty_turns(batch, environment.turns, environment.grammar.width)
     pixels = [gym.render_originals(environment, question.bank)]
     originals = pixels[0].shape[1]
     spare = environment.image_slots(originals) - originals
