@@ -25,7 +25,7 @@ class PerceptionConfig:
 
     concepts: int = 48
     cells: int = 2
-    crops: int = 3  # random views of each image, beside the whole image
+    weights: tuple[float, ...] = ()  # of each concept in the loss; 1 beyond the end
 
 
 @struct.dataclass
@@ -82,8 +82,8 @@ def perception_loss(
     logits = patches_BLE @ head["kernel"] + head["bias"][None, None]
     logits = logits.reshape(batch, side, side, cells, cells, config.concepts)
     labels = labels_BNN.reshape(batch, side, cells, side, cells).transpose(0, 1, 3, 2, 4)
-    # Background is most of most images: the rest weighs five times as much.
-    weight = jnp.where(labels > 0, 1.0, 0.2)
+    table = jnp.ones((config.concepts,)).at[: len(config.weights)].set(jnp.asarray(config.weights))
+    weight = table[labels]
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     hit = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     loss = jnp.sum(nll * weight) / jnp.sum(weight)

@@ -58,7 +58,9 @@ class VisionTower(nn.Module):
         x = (pixels_NhwC.astype(jnp.float32) - 127.5) / 64.0
         x = x.reshape(count, side, c.patch, side, c.patch, c.channels).transpose(0, 1, 3, 2, 4, 5)
         x_NLE = x.reshape(count, side * side, c.patch * c.patch * c.channels)
-        # The patch alone decides what is in it; a hidden layer lets it see texture before mixing.
+        # Brightness and texture apart: fine texture is faint beside the brightness of a patch.
+        mean_NL1 = jnp.mean(x_NLE, axis=-1, keepdims=True)
+        x_NLE = jnp.concatenate([2.0 * (x_NLE - mean_NL1), mean_NL1], axis=-1)
         x_NLE = nn.relu(nn.Dense(2 * c.vision_width, name="stem_in")(x_NLE))
         x_NLE = nn.Dense(c.vision_width, name="stem_out")(x_NLE)
         position_LE = self.param("position", nn.initializers.normal(0.5), (side * side, c.vision_width))
