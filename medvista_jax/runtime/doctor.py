@@ -155,6 +155,8 @@ def check_devices() -> list[Check]:
         devices = jax.devices()
     except Exception as error:  # a broken driver raises whatever it likes; the doctor must go on
         remedy = "JAX_PLATFORMS=cpu python -m medvista_jax doctor"
+        if isinstance(error, ImportError):
+            remedy = f"{_python()} -m pip install {_pinned('jax')}"
         return [*checks, Check("devices", "jax", str(error).splitlines()[0], remedy)]
     for device in devices:
         limit = (device.memory_stats() or {}).get("bytes_limit")

@@ -84,6 +84,16 @@ def test_images_that_are_fetched_once(monkeypatch, tmp_path):
     assert check.value.startswith("3 files") and not check.remedy
 
 
+def test_the_doctor_works_where_nothing_is_installed():
+    run = subprocess.run(
+        [sys.executable, "-S", "-m", "medvista_jax", "doctor"], capture_output=True, text=True
+    )
+    assert run.returncode == 1 and run.stderr == ""
+    for name, pin in doctor.read_pins().items():
+        assert f"-m pip install {name}=={pin}" in run.stdout
+    assert "No module named 'jax'" in run.stdout
+
+
 def test_every_pin_of_the_repository_is_exact():
     lines = (doctor.Path(doctor.__file__).parents[2] / "requirements.txt").read_text().splitlines()
     wanted = [line for line in lines if line and not line.startswith("#")]
