@@ -102,15 +102,19 @@ class SentencePieceTokenizer:
       path: the ``.model`` file.
 
     Raises:
-      OSError: on first use, when the file is absent or no SentencePiece model.
-      ValueError: on first use, when the model has no pad id or lacks byte fallback.
+      OSError: on first use, when the file cannot be read.
+      ValueError: on first use, when it is no SentencePiece model, has no pad id or lacks byte fallback.
     """
 
     path: str | Path = TINY_MODEL
 
     @functools.cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(self.path))
+        model = Path(self.path).read_bytes()
+        try:
+            processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ValueError(f"{self.path} is no SentencePiece model: {error}") from None
         if processor.pad_id() < 0:
             raise ValueError(f"{self.path}: the model has no pad id; train it with train_tokenizer.py")
         if processor.piece_to_id("<0x00>") == processor.unk_id():
