@@ -2,7 +2,8 @@
 
 Rules of a turn, obeyed alike by :mod:`medvista_jax.text.host_parser`:
 
-- A block is ``<tag>…</tag>`` with no tag of that name inside; of several calls, or answers, the last one counts.
+- A block is ``<tag>…</tag>`` with no tag of that name inside; of several calls, or answers, the last one
+  counts.
 - An answer wins over a call, wherever the two stand: it ends the episode.
 - No block at all is ``Kind.NOTHING`` with ``NO_ACTION``; an unterminated block is no block.
 - Of a turn longer than the byte capacity the *last* bytes are read, and it is not well formed.
@@ -16,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -51,7 +51,7 @@ def gather_bytes(
     total_B = end_BT[:, -1]
     lost_B = jnp.maximum(total_B - capacity, 0)
     start_BT = end_BT - size_BT - lost_B[:, None]
-    # Each token that still shows marks its first byte with its index; a running maximum spreads it over its bytes.
+    # Each token that still shows marks its first byte with its index; a running maximum spreads the mark.
     shows_BT = (size_BT > 0) & (start_BT + size_BT > 0)
     mark_BT = jnp.where(shows_BT, jnp.maximum(start_BT, 0), capacity)
     mark_BN = jnp.zeros((rows, capacity), jnp.int32)
@@ -80,7 +80,7 @@ def find(bytes_BN: Array, word: bytes) -> Array:
 
 
 class _Block(NamedTuple):
-    """Where the last complete block of one tag stands, and how many tags there are. start/end bound what is inside."""
+    """The last complete block of one tag (start and end bound what is inside), and how many tags."""
 
     complete_B: Array
     start_B: Array
@@ -94,7 +94,9 @@ def _find_block(bytes_BN: Array, name: str) -> _Block:
     open_tag, close_tag = f"<{name}>".encode(), f"</{name}>".encode()
     open_BN, close_BN = find(bytes_BN, open_tag), find(bytes_BN, close_tag)
     at_N = jnp.arange(size)
-    code_BN = jnp.where(open_BN, 2 * at_N + 2, jnp.where(close_BN, 2 * at_N + 1, 0))  # odd: closing; 0: no tag
+    code_BN = jnp.where(
+        open_BN, 2 * at_N + 2, jnp.where(close_BN, 2 * at_N + 1, 0)
+    )  # odd: closing; 0: no tag
     latest_BN = lax.cummax(code_BN, axis=1)
     before_BN = jnp.pad(latest_BN, ((0, 0), (1, 0)))[:, :-1]
     ends_BN = close_BN & (before_BN > 0) & (before_BN % 2 == 0)
@@ -130,7 +132,7 @@ def _well_formed(bytes_BN: Array, n_B: Array, think: _Block, call: _Block, answe
 def run_transducer(
     grammar: Grammar, bytes_BN: Array, start_B: Array, end_B: Array
 ) -> tuple[Array, Array, Array]:
-    """Feed bytes start…end of each row to the transducer, all rows in step, as many steps as the longest row needs.
+    """Feed bytes start…end of each row to the transducer, in step, for as long as the longest row needs.
 
     Returns:
       accepted_B bool: the body is of the dialect, duplicate keys aside.
@@ -205,7 +207,9 @@ def check_call(
     key_BA, used_BA = jnp.maximum(key_JA, 0)[tool_B], (key_JA >= 0)[tool_B]
     type_BA = jnp.take_along_axis(type_BU, key_BA, axis=1)
     present_BA = used_BA & (jnp.take_along_axis(count_BU, key_BA, axis=1) > 0)
-    value_BA = value_BU4[jnp.arange(key_BA.shape[0])[:, None], key_BA, jnp.asarray(grammar.element_JA)[tool_B]]
+    value_BA = value_BU4[
+        jnp.arange(key_BA.shape[0])[:, None], key_BA, jnp.asarray(grammar.element_JA)[tool_B]
+    ]
     needed_BA = jnp.asarray(grammar.type_JA)[tool_B]
     choices = grammar.choice_JAD.shape[2] - 1
     choice_JAD = jnp.asarray(grammar.choice_JAD)
@@ -260,7 +264,9 @@ def parse_bytes(
     answered_B = answer.complete_B
     called_B = call.complete_B & ~answered_B
     end_B = jnp.where(called_B, call.end_B, call.start_B)  # nothing to read where there is no call
-    fault_B, tool_B, arguments_BA = check_call(grammar, *run_transducer(grammar, bytes_BN, call.start_B, end_B))
+    fault_B, tool_B, arguments_BA = check_call(
+        grammar, *run_transducer(grammar, bytes_BN, call.start_B, end_B)
+    )
 
     length_B = jnp.where(answered_B, jnp.minimum(answer.end_B - answer.start_B, answer_capacity), 0)
     at_N = jnp.arange(answer_capacity)
@@ -268,7 +274,9 @@ def parse_bytes(
     nothing_B = ~called_B & ~answered_B
     return ParsedTurn(
         kind_B=jnp.select([answered_B, called_B], [Kind.ANSWER, Kind.CALL], Kind.NOTHING).astype(jnp.int32),
-        fault_B=jnp.where(called_B, fault_B, jnp.where(nothing_B, Fault.NO_ACTION, Fault.NONE)).astype(jnp.int32),
+        fault_B=jnp.where(called_B, fault_B, jnp.where(nothing_B, Fault.NO_ACTION, Fault.NONE)).astype(
+            jnp.int32
+        ),
         tool_B=jnp.where(called_B, tool_B, -1),
         arguments_BA=jnp.where(called_B[:, None], arguments_BA, 0),
         well_formed_B=_well_formed(bytes_BN, n_B, think, call, answer) & ~jnp.asarray(overflow_B),
@@ -302,8 +310,8 @@ def parse_turn(
 class Stops(NamedTuple):
     """An automaton over token ids that notices a stop string, also one that spans tokens.
 
-    ``state_B = stops.table[state_B, token_B]`` from 0 on; ``state_B == stops.found`` from the token on that completes
-    a stop string.
+    ``state_B = stops.table[state_B, token_B]`` from 0 on; ``state_B == stops.found`` from the token on that
+    completes a stop string.
 
     Attributes:
       table: int16 [n_states, V].
@@ -338,7 +346,9 @@ def compile_stops(
             if any(text.endswith(stop) for stop in stops):
                 step[state, byte] = found
             else:
-                step[state, byte] = next(index[text[at:]] for at in range(len(text) + 1) if text[at:] in index)
+                step[state, byte] = next(
+                    index[text[at:]] for at in range(len(text) + 1) if text[at:] in index
+                )
     pieces_VM, sizes_V = token_bytes
     table = np.repeat(np.arange(found + 1, dtype=np.int16)[:, None], len(sizes_V), axis=1)
     for at in range(pieces_VM.shape[1]):

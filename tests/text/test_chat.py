@@ -20,16 +20,19 @@ from tests.text.specs import INVERT, TWO
 TINY = SentencePieceTokenizer(TINY_MODEL)
 PAD = TINY.special["<|image_pad|>"]
 
-# What the chat template of Qwen2.5 and Qwen3 makes of [system, user] with one tool and an image before the question.
+# What the chat templates of Qwen2.5 and Qwen3 make of [system, user] with one tool and an image.
 QWEN = (
     "<|im_start|>system\n" + INSTRUCTION + "\n\n# Tools\n\n"
     "You may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
-    '{"type": "function", "function": {"name": "invert", "description": "Swap black and white.", "parameters": '
-    '{"type": "object", "properties": {}, "required": [], "additionalProperties": false}}}\n</tools>\n\n'
-    "For each function call, return a json object with function name and arguments within <tool_call></tool_call> "
-    'XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n'
-    "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is it?<|im_end|>\n<|im_start|>assistant\n"
+    '{"type": "function", "function": {"name": "invert", "description": "Swap black and white.", '
+    '"parameters": {"type": "object", "properties": {}, "required": [], "additionalProperties": false}}}'
+    "\n</tools>\n\n"
+    "For each function call, return a json object with function name and arguments within <tool_call></tool_call>"
+    ' XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+    "<|im_end|>\n"
+    "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is it?<|im_end|>\n"
+    "<|im_start|>assistant\n"
 )
 
 
@@ -40,7 +43,8 @@ def test_qwen_prompt_is_the_templates_text() -> None:
 
 def test_qwen_prompt_without_tools() -> None:
     text = TINY.decode(render_prompt(TINY, "Why?", [], [], "qwen").tokens)
-    assert text == f"<|im_start|>system\n{INSTRUCTION}<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    head = f"<|im_start|>system\n{INSTRUCTION}<|im_end|>\n"
+    assert text == head + "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize(("tools", "line"), [(TWO, "zoom_in, adjust_window"), ((), "none")])
@@ -49,7 +53,8 @@ def test_compact_prompt_and_its_embedding_indices(tools, line) -> None:
     assert TINY.decode(prompt.tokens) == (
         f"<|im_start|>system\ntools: {line}<|im_end|>\n<|im_start|>user\n"
         "<|vision_start|><|image_pad|><|image_pad|><|image_pad|><|vision_end|>"
-        "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>Which side?<|im_end|>\n<|im_start|>assistant\n"
+        "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>Which side?<|im_end|>\n"
+        "<|im_start|>assistant\n"
     )
     assert [f for f in prompt.feature if f >= 0] == [0, 1, 2, 3, 4]
     assert [t == PAD for t in prompt.tokens] == [f >= 0 for f in prompt.feature]
@@ -79,7 +84,10 @@ def _texts(templates, kinds, numbers, final=False) -> list[str]:
     return [TINY.decode(row[keep]) for row, keep in zip(tokens, valid, strict=True)]
 
 
-BEFORE, AFTER = "<|im_end|>\n<|im_start|>user\n<tool_response>", "</tool_response><|im_end|>\n<|im_start|>assistant\n"
+BEFORE, AFTER = (
+    "<|im_end|>\n<|im_start|>user\n<tool_response>",
+    "</tool_response><|im_end|>\n<|im_start|>assistant\n",
+)
 IMAGE = "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>image "
 
 

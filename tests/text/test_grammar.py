@@ -1,5 +1,6 @@
 """The call's dialect, case by case, on both parsers."""
 
+# ruff: noqa: E501 - the table of cases reads better in long lines
 from __future__ import annotations
 
 import dataclasses
@@ -17,10 +18,25 @@ from tests.text.specs import FIVE, TWO, ZOOM_IN
 CASES = [
     # zoom_in, well and in odd dress
     ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4]}}', "NONE", 0, [1, 2, 3, 4, 0]),
-    ('{"name":"zoom_in","arguments":{"image_index":15,"bbox_2d":[0,0,1000,1000]}}', "NONE", 0, [0, 0, 1000, 1000, 15]),
-    (' \n{\t"arguments" : { "bbox_2d" : [ 1 , 2 , 3 , 4 ] } , "name" : "zoom_in" }\r', "NONE", 0, [1, 2, 3, 4, 0]),
+    (
+        '{"name":"zoom_in","arguments":{"image_index":15,"bbox_2d":[0,0,1000,1000]}}',
+        "NONE",
+        0,
+        [0, 0, 1000, 1000, 15],
+    ),
+    (
+        ' \n{\t"arguments" : { "bbox_2d" : [ 1 , 2 , 3 , 4 ] } , "name" : "zoom_in" }\r',
+        "NONE",
+        0,
+        [1, 2, 3, 4, 0],
+    ),
     ('{"name": "zoom_in", "arguments": {"bbox_2d": [-0, 0, 3, 4]}}', "NONE", 0, [0, 0, 3, 4, 0]),
-    ('{"name": "adjust_window", "arguments": {"low": -2000, "high": 65535}}', "NONE", 1, [-2000, 65535, 0, 0, 0]),
+    (
+        '{"name": "adjust_window", "arguments": {"low": -2000, "high": 65535}}',
+        "NONE",
+        1,
+        [-2000, 65535, 0, 0, 0],
+    ),
     # MALFORMED
     ("", "MALFORMED", -1, None),
     ("zoom_in", "MALFORMED", -1, None),
@@ -43,7 +59,12 @@ CASES = [
     ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4]}, "id": 1}', "MALFORMED", -1, None),
     ('{"name": "zoom_in", "name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4]}}', "MALFORMED", -1, None),
     ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4]}, "arguments": {}}', "MALFORMED", -1, None),
-    ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "bbox_2d": [1, 2, 3, 4]}}', "MALFORMED", -1, None),
+    (
+        '{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "bbox_2d": [1, 2, 3, 4]}}',
+        "MALFORMED",
+        -1,
+        None,
+    ),
     ('{"name": "zoom_in", "arguments": {"low": 1, "low": 1}}', "MALFORMED", -1, None),  # some tool's key
     ('{"name": "zoom_in", "arguments": {"x": [[[[]]]]}}', "MALFORMED", -1, None),  # too deep
     ('{"name": "spin", "arguments": {"x": }}', "MALFORMED", -1, None),  # before UNKNOWN_TOOL
@@ -54,12 +75,22 @@ CASES = [
     ('{"name": ""}', "UNKNOWN_TOOL", -1, None),
     # UNKNOWN_ARGUMENT
     ('{"name": "zoom_in", "arguments": {"x": [[[]]], "x": {"y": {"z": []}}}}', "UNKNOWN_ARGUMENT", 0, None),
-    ('{"name": "zoom_in", "arguments": {"label": "é", "bbox_2d": [1, 2, 3, 4]}}', "UNKNOWN_ARGUMENT", 0, None),
+    (
+        '{"name": "zoom_in", "arguments": {"label": "é", "bbox_2d": [1, 2, 3, 4]}}',
+        "UNKNOWN_ARGUMENT",
+        0,
+        None,
+    ),
     ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "low": 1}}', "UNKNOWN_ARGUMENT", 0, None),
     ('{"name": "adjust_window", "arguments": {"Low": 1}}', "UNKNOWN_ARGUMENT", 1, None),  # before MISSING
     # MISSING_ARGUMENT
     ('{"name": "zoom_in"}', "MISSING_ARGUMENT", 0, None),
-    ('{"name": "zoom_in", "arguments": {"image_index": "x"}}', "MISSING_ARGUMENT", 0, None),  # before WRONG_TYPE
+    (
+        '{"name": "zoom_in", "arguments": {"image_index": "x"}}',
+        "MISSING_ARGUMENT",
+        0,
+        None,
+    ),  # before WRONG_TYPE
     # WRONG_TYPE
     ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3]}}', "WRONG_TYPE", 0, None),
     ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4, 5]}}', "WRONG_TYPE", 0, None),
@@ -71,18 +102,53 @@ CASES = [
     ('{"name": "zoom_in", "arguments": {"bbox_2d": "1, 2, 3, 4"}}', "WRONG_TYPE", 0, None),
     ('{"name": "zoom_in", "arguments": {"bbox_2d": {"x1": 1}}}', "WRONG_TYPE", 0, None),
     ('{"name": "zoom_in", "arguments": {"bbox_2d": 1}}', "WRONG_TYPE", 0, None),
-    ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "image_index": null}}', "WRONG_TYPE", 0, None),
-    ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "image_index": true}}', "WRONG_TYPE", 0, None),
-    ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "image_index": "1"}}', "WRONG_TYPE", 0, None),
-    ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "image_index": 1.0}}', "WRONG_TYPE", 0, None),
-    ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 9999], "image_index": 1E+2}}', "WRONG_TYPE", 0, None),
+    (
+        '{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "image_index": null}}',
+        "WRONG_TYPE",
+        0,
+        None,
+    ),
+    (
+        '{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "image_index": true}}',
+        "WRONG_TYPE",
+        0,
+        None,
+    ),
+    (
+        '{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "image_index": "1"}}',
+        "WRONG_TYPE",
+        0,
+        None,
+    ),
+    (
+        '{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "image_index": 1.0}}',
+        "WRONG_TYPE",
+        0,
+        None,
+    ),
+    (
+        '{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 9999], "image_index": 1E+2}}',
+        "WRONG_TYPE",
+        0,
+        None,
+    ),
     # OUT_OF_RANGE
     ('{"name": "zoom_in", "arguments": {"bbox_2d": [-1, 2, 3, 4]}}', "OUT_OF_RANGE", 0, None),
     ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 1001]}}', "OUT_OF_RANGE", 0, None),
-    ('{"name": "zoom_in", "arguments": {"bbox_2d": [9, 9, 3, 1001]}}', "OUT_OF_RANGE", 0, None),  # before EMPTY_BOX
-    ('{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "image_index": 16}}', "OUT_OF_RANGE", 0, None),
+    (
+        '{"name": "zoom_in", "arguments": {"bbox_2d": [9, 9, 3, 1001]}}',
+        "OUT_OF_RANGE",
+        0,
+        None,
+    ),  # before EMPTY_BOX
+    (
+        '{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4], "image_index": 16}}',
+        "OUT_OF_RANGE",
+        0,
+        None,
+    ),
     *(
-        ('{"name": "adjust_window", "arguments": {"low": 0, "high": %d}}' % number, "OUT_OF_RANGE", 1, None)
+        (f'{{"name": "adjust_window", "arguments": {{"low": 0, "high": {number}}}}}', "OUT_OF_RANGE", 1, None)
         for number in (65536, -2001, 999999999, 10**9, 2**31, 2**32 + 1, -(2**32), -(2**64), 10**400)
     ),
     # EMPTY_BOX
@@ -151,7 +217,9 @@ def test_bytes_that_are_not_utf8() -> None:
 def test_deep_nesting_raises_nothing() -> None:
     turns = [b'<tool_call>{"name": "zoom_in", "arguments": {"x": ' + b"[" * n + b"]" * n + b"}}</tool_call>" for n in (3, 4, 2000)]  # fmt: skip
     for pair, fault in zip(
-        parse_both(TWO, compile_grammar(TWO), turns, 8192), ["UNKNOWN_ARGUMENT", "MALFORMED", "MALFORMED"], strict=True
+        parse_both(TWO, compile_grammar(TWO), turns, 8192),
+        ["UNKNOWN_ARGUMENT", "MALFORMED", "MALFORMED"],
+        strict=True,
     ):
         assert [record["fault"] for record in pair] == [fault] * 2
 
@@ -186,11 +254,17 @@ def test_specs_the_dialect_cannot_say(specs, words) -> None:
 def test_render_call_is_read_back() -> None:
     body = ZOOM_IN.render_call(bbox_2d=[10, 20, 30, 40], image_index=2)
     assert json.loads(body)["name"] == "zoom_in"
-    ((host, device),) = parse_both(TWO, compile_grammar(TWO), [f"<tool_call>{body}</tool_call>".encode()], 256)
+    ((host, device),) = parse_both(
+        TWO, compile_grammar(TWO), [f"<tool_call>{body}</tool_call>".encode()], 256
+    )
     assert host == device and host["arguments"] == [10, 20, 30, 40, 2]
 
 
 def test_grammar_is_a_pytree_of_arrays() -> None:
     grammar = compile_grammar(TWO)
-    arrays = [value for field in dataclasses.fields(grammar) if isinstance(value := getattr(grammar, field.name), np.ndarray)]
+    arrays = [
+        value
+        for field in dataclasses.fields(grammar)
+        if isinstance(value := getattr(grammar, field.name), np.ndarray)
+    ]
     assert len(arrays) == 10 and all(a.dtype in (np.int32, bool) for a in arrays)

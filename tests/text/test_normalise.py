@@ -45,7 +45,9 @@ def test_literals(raw, normal) -> None:
 
 def _check(texts: list[bytes]) -> None:
     bytes_BN, length_B, _ = pad_turns(texts, 64)
-    garbage = np.where(np.arange(64) < length_B[:, None], bytes_BN, 65).astype(np.uint8)  # behind the end: ignored
+    garbage = np.where(np.arange(64) < length_B[:, None], bytes_BN, 65).astype(
+        np.uint8
+    )  # behind the end: ignored
     out_BN, n_B = (np.asarray(x) for x in DEVICE(garbage, length_B))
     for row, size, text in zip(out_BN, n_B, texts, strict=True):
         assert row[:size].tobytes() == normalise(text), text
@@ -69,6 +71,13 @@ def test_equality_of_unlike_widths() -> None:
     answers, length_B, _ = pad_turns([b"yes", b"yes", b"ye", b"yes ", b"", b"a"], 5)
     keys, _, _ = pad_turns([b"yes", b"no", b"yes", b"yes", b"", b"a"], 8)
     for key in (keys, keys[:, :3]):
-        assert np.asarray(answers_equal(answers, length_B, key)).tolist() == [True, False, False, False, False, True]
+        assert np.asarray(answers_equal(answers, length_B, key)).tolist() == [
+            True,
+            False,
+            False,
+            False,
+            False,
+            True,
+        ]
     long_keys, _, _ = pad_turns([b"yes yes"], 8)
     assert not answers_equal(answers[:1], length_B[:1], long_keys)[0]

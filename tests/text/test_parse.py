@@ -26,6 +26,7 @@ GRAMMAR = compile_grammar(TWO)
 CALL = b'<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [1, 2, 3, 4]}}</tool_call>'
 OTHER = b'<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [5, 6, 7, 8]}}</tool_call>'
 THINK, ANSWER = b"<think>so</think>", b"<answer> A </answer>"
+PARTS = [*FRAGMENTS, CALL, CALL[11:-12], ANSWER, THINK]
 
 # turn, kind, fault, first argument, well formed, answer
 TURNS = [
@@ -86,33 +87,33 @@ def _agree(specs, grammar, turns, capacity=384, answer_capacity=64) -> set:
     return kinds
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_parsers_agree_on_fuzz(seed) -> None:
     rng = random.Random(seed)
     specs = [list(TWO), list(FIVE)][seed] if seed < 2 else random_specs(rng)
-    kinds = _agree(specs, compile_grammar(specs), [random_turn(rng, specs) for _ in range(3000)])
+    kinds = _agree(specs, compile_grammar(specs), [random_turn(rng, specs) for _ in range(4000)])
     assert {("ANSWER", "NONE"), ("NOTHING", "NO_ACTION"), ("CALL", "MALFORMED"), ("CALL", "NONE")} <= kinds
-
-
-def test_fuzz_reaches_every_fault() -> None:
-    rng = random.Random(99)
-    kinds = _agree(FIVE, compile_grammar(FIVE), [random_turn(rng, FIVE) for _ in range(3000)])
-    assert len(kinds) == 2 + 8
+    assert (
+        seed != 1 or len(kinds) == 2 + 8
+    )  # both other kinds, a sound call, and every fault that text can have
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.lists(st.sampled_from([*FRAGMENTS, CALL, CALL[11:-12], ANSWER, THINK]) | st.binary(max_size=9), max_size=12).map(b"".join),
-        min_size=16, max_size=16,
+        st.lists(st.sampled_from(PARTS) | st.binary(max_size=9), max_size=12).map(b"".join),
+        min_size=16,
+        max_size=16,
     )
-)  # fmt: skip
+)
 def test_parsers_agree_on_anything(turns) -> None:
     _agree(TWO, GRAMMAR, turns)
 
 
 def test_too_long_turns_keep_their_end() -> None:
-    turns = [b"<think>" + b"x" * n + b"</think>" + block for n in (0, 60, 200, 600) for block in (CALL, ANSWER)]
+    turns = [
+        b"<think>" + b"x" * n + b"</think>" + block for n in (0, 60, 200, 600) for block in (CALL, ANSWER)
+    ]
     _agree(TWO, GRAMMAR, turns, 128, 2)
     for host, device in parse_both(TWO, GRAMMAR, turns, 128)[4:]:
         assert host == device and host["kind"] in ("CALL", "ANSWER") and not host["well_formed"]
