@@ -13,7 +13,7 @@ parser (:mod:`~medvista_jax.text.host_parser`):
   looked at.
 - An argument's value may nest at most :data:`MAX_DEPTH` brackets; deeper is MALFORMED.
 - Integers are JSON integers: ``-0`` is 0, ``01`` and ``+1`` are MALFORMED. A fraction or an exponent
-  (``1.0``, ``1e2``) is a number of WRONG_TYPE. Integers may be of any size; what does not fit is OUT_OF_RANGE.
+  (``1.0``, ``1e2``) is of WRONG_TYPE. Integers may be of any size; what does not fit is OUT_OF_RANGE.
 - A box is an array of exactly four integers, else WRONG_TYPE. An enum is a string (else WRONG_TYPE) among the
   choices (else OUT_OF_RANGE), compared byte by byte with their UTF-8.
 

@@ -89,27 +89,27 @@ class _Block(NamedTuple):
     tags_B: Array  # opening and closing tags together
 
 
-def _find_block(bytes_BN: Array, name: str) -> _Block:
+def _find_blocks(bytes_BN: Array) -> list[_Block]:
+    """The last complete block of each of :data:`_BLOCKS`."""
     size = bytes_BN.shape[1]
-    open_tag, close_tag = f"<{name}>".encode(), f"</{name}>".encode()
-    open_BN, close_BN = find(bytes_BN, open_tag), find(bytes_BN, close_tag)
     at_N = jnp.arange(size)
-    code_BN = jnp.where(
-        open_BN, 2 * at_N + 2, jnp.where(close_BN, 2 * at_N + 1, 0)
-    )  # odd: closing; 0: no tag
-    latest_BN = lax.cummax(code_BN, axis=1)
-    before_BN = jnp.pad(latest_BN, ((0, 0), (1, 0)))[:, :-1]
-    ends_BN = close_BN & (before_BN > 0) & (before_BN % 2 == 0)
-    end_B = jnp.max(jnp.where(ends_BN, at_N, -1), axis=1)
-    opened_B = jnp.take_along_axis(before_BN, jnp.maximum(end_B, 0)[:, None], axis=1)[:, 0] // 2 - 1
-    any_BN = open_BN | close_BN
-    return _Block(
-        complete_B=end_B >= 0,
-        start_B=jnp.where(end_B >= 0, opened_B + len(open_tag), 0),
-        end_B=jnp.maximum(end_B, 0),
-        first_B=jnp.min(jnp.where(any_BN, at_N, size), axis=1),
-        tags_B=any_BN.sum(1),
-    )
+    open_XBN = jnp.stack([find(bytes_BN, f"<{name}>".encode()) for name in _BLOCKS])
+    close_XBN = jnp.stack([find(bytes_BN, f"</{name}>".encode()) for name in _BLOCKS])
+    # Even: an opening tag, odd: a closing one, 0: none yet. One running maximum for all compiles faster.
+    code_XBN = jnp.where(open_XBN, 2 * at_N + 2, jnp.where(close_XBN, 2 * at_N + 1, 0))
+    latest_XBN = lax.cummax(code_XBN, axis=2)
+    before_XBN = jnp.pad(latest_XBN, ((0, 0), (0, 0), (1, 0)))[:, :, :-1]
+    ends_XBN = close_XBN & (before_XBN > 0) & (before_XBN % 2 == 0)
+    end_XB = jnp.max(jnp.where(ends_XBN, at_N, -1), axis=2)
+    complete_XB = end_XB >= 0
+    end_XB = jnp.maximum(end_XB, 0)
+    opened_XB = jnp.take_along_axis(before_XBN, end_XB[:, :, None], axis=2)[:, :, 0] // 2 - 1
+    inner_X1 = np.array([[len(f"<{name}>")] for name in _BLOCKS])
+    start_XB = jnp.where(complete_XB, opened_XB + inner_X1, 0)
+    tag_XBN = open_XBN | close_XBN
+    first_XB = jnp.min(jnp.where(tag_XBN, at_N, size), axis=2)
+    fields = (complete_XB, start_XB, end_XB, first_XB, tag_XBN.sum(2))
+    return [_Block(*(field[index] for field in fields)) for index in range(len(_BLOCKS))]
 
 
 def _well_formed(bytes_BN: Array, n_B: Array, think: _Block, call: _Block, answer: _Block) -> Array:
@@ -145,12 +145,11 @@ def run_transducer(
     length_B = end_B - start_B
     key_U = jnp.arange(keys)
     slot_N = jnp.arange(keys * 4)
-    flat = bytes_BN.reshape(-1)
-    base_B = jnp.arange(rows) * size + start_B
 
     def advance(at: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         state_B, key_B, number_B, note_BU, value_BN = carry
-        byte_B = flat[jnp.minimum(base_B + at, rows * size - 1)].astype(jnp.int32)
+        here_B = jnp.minimum(start_B + at, size - 1)
+        byte_B = jnp.take_along_axis(bytes_BN, here_B[:, None], axis=1)[:, 0].astype(jnp.int32)
         entry_B = jnp.where(at < length_B, transition[state_B * 256 + byte_B], state_B)
         state_B = entry_B & 0x7FFF
         op_B, type_B, operand_B = entry_B >> 15 & 3, entry_B >> 17 & 7, entry_B >> 20 & 0x7FF
@@ -260,7 +259,7 @@ def parse_bytes(
       answer_capacity: bytes of an answer that are kept.
     """
     rows, size = bytes_BN.shape
-    think, call, answer = (_find_block(bytes_BN, name) for name in _BLOCKS)
+    think, call, answer = _find_blocks(bytes_BN)
     answered_B = answer.complete_B
     called_B = call.complete_B & ~answered_B
     end_B = jnp.where(called_B, call.end_B, call.start_B)  # nothing to read where there is no call

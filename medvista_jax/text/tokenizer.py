@@ -183,6 +183,8 @@ def _gpt2_byte_decoder() -> dict[str, int]:
 class HubTokenizer:
     """A Hugging Face *fast* byte-level BPE tokenizer (Qwen, SmolLM2, GPT-2) behind :class:`Tokenizer`.
 
+    Text comes back as the tokenizer's own normaliser leaves it (Qwen's composes accents, NFC).
+
     Attributes:
       backend: a ``tokenizers.Tokenizer``, or a transformers fast tokenizer (its ``backend_tokenizer`` is
         taken).

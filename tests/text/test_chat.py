@@ -28,8 +28,9 @@ QWEN = (
     '{"type": "function", "function": {"name": "invert", "description": "Swap black and white.", '
     '"parameters": {"type": "object", "properties": {}, "required": [], "additionalProperties": false}}}'
     "\n</tools>\n\n"
-    "For each function call, return a json object with function name and arguments within <tool_call></tool_call>"
-    ' XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+    "For each function call, return a json object with function name and arguments within "
+    "<tool_call></tool_call> XML tags:\n<tool_call>\n"
+    '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
     "<|im_end|>\n"
     "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is it?<|im_end|>\n"
     "<|im_start|>assistant\n"
