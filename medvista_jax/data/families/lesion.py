@@ -70,7 +70,7 @@ def _places(pool: Pool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         stored = view.stored.astype(np.float64)
         mean = ndimage.uniform_filter(stored, 25)
         spread = np.sqrt(np.maximum(ndimage.uniform_filter(stored * stored, 25) - mean * mean, 0.0))
-        good = (spread < 6.0) & (mean > 1024) & (mean < 1184)
+        good = (spread < 4.5) & (mean > 1024) & (mean < 1184)
         edge = _REACH + 4
         good[:edge] = good[-edge:] = False
         good[:, :edge] = good[:, -edge:] = False

@@ -25,6 +25,9 @@ SMALLEST = 60
 RATIO = 1.3
 """The larger of two marked nuclei has at least this many times the area of the other."""
 
+APART = 44
+"""Least distance, in y or in x, of two lettered nuclei, so that no letter lies between both."""
+
 _OVERHANG = 48
 
 UNCLEAR = (0.2, 0.8)
@@ -154,6 +157,8 @@ def draw_larger(pool: Pool, rng: Rng) -> Draft:
         pair = table.objects[[small, large]]
         within = (*pair[:, :2].min(0), *pair[:, 2:].max(0))
         if max(within[2] - within[0], within[3] - within[1]) > CANVAS - 56:
+            continue
+        if np.abs(pair[0, :2] - pair[1, :2]).max() < APART:
             continue
         options = ("a", "b")
         answer = options[rng.integers(2)]
