@@ -97,7 +97,9 @@ def draw_plate(pixels: np.ndarray, concepts: np.ndarray, y: int, x: int, letter:
     concepts[there] = concept
 
 
-def draw_frame(pixels: np.ndarray, concepts: np.ndarray, box: tuple[int, int, int, int], concept: int) -> None:
+def draw_frame(
+    pixels: np.ndarray, concepts: np.ndarray, box: tuple[int, int, int, int], concept: int
+) -> None:
     """Burns a 2-pixel frame just *outside* the half-open pixel box y0, x0, y1, x1, clipped to the canvas. In place."""
     y0, x0, y1, x1 = box
     top, left = max(0, y0 - 2), max(0, x0 - 2)
@@ -111,7 +113,9 @@ def draw_frame(pixels: np.ndarray, concepts: np.ndarray, box: tuple[int, int, in
         concepts[rows, columns] = concept
 
 
-def _letter_place(box: tuple[int, int, int, int], avoid: list[tuple[int, int, int, int]]) -> tuple[int, int] | None:
+def _letter_place(
+    box: tuple[int, int, int, int], avoid: list[tuple[int, int, int, int]]
+) -> tuple[int, int] | None:
     """Upper left corner of a plate beside ``box`` that stays on the canvas and touches no box of ``avoid``."""
     height, width = PLATE
     y0, x0, y1, x1 = box

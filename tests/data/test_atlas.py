@@ -15,7 +15,11 @@ NEEDS = {"none", "zoom", "detail", "window", "several", "measure"}
 
 
 def digest(item) -> str:
-    parts = (item.pixels.tobytes(), item.concepts.tobytes(), repr((item.id, item.source, item.window)).encode())
+    parts = (
+        item.pixels.tobytes(),
+        item.concepts.tobytes(),
+        repr((item.id, item.source, item.window)).encode(),
+    )
     text = repr((item.question, item.options, item.answer, item.targets, item.good_window)).encode()
     return hashlib.sha256(b"".join(parts) + text).hexdigest()
 
@@ -28,7 +32,9 @@ def digests(split: str, seed: int = 0) -> list[str]:
 def test_an_item_depends_on_seed_split_family_and_index_only():
     atlas = Atlas("train")
     forward = [digest(atlas.item("implant_shape", index)) for index in range(6)]
-    backward = [digest(Atlas("train", ["implant_shape"]).item("implant_shape", index)) for index in reversed(range(6))]
+    backward = [
+        digest(Atlas("train", ["implant_shape"]).item("implant_shape", index)) for index in reversed(range(6))
+    ]
     assert forward == backward[::-1]
     assert len(set(forward)) == 6
     assert digests("train") != digests("train", seed=1)
@@ -77,24 +83,38 @@ def test_every_item_keeps_the_contract(split, family):
 def test_answers_are_uniform_and_the_question_does_not_tell_them(family):
     atlas = Atlas("test")
     count = 900
-    by_text, by_position, overall = collections.defaultdict(collections.Counter), collections.Counter(), (
-        collections.Counter()
+    by_text, by_position, overall = (
+        collections.defaultdict(collections.Counter),
+        collections.Counter(),
+        (collections.Counter()),
     )
     for index in range(count):
         item = atlas.item(family, index)
-        stem = item.question if len(FAMILIES[family].options) == FAMILIES[family].choices else "shuffled options"
+        stem = (
+            item.question if len(FAMILIES[family].options) == FAMILIES[family].choices else "shuffled options"
+        )
         by_text[stem][item.answer] += 1
         by_position[item.options.index(item.answer)] += 1
         overall[item.answer] += 1
-    for counts, choices in [(by_position, FAMILIES[family].choices), (overall, len(FAMILIES[family].options))]:
+    for counts, choices in [
+        (by_position, FAMILIES[family].choices),
+        (overall, len(FAMILIES[family].options)),
+    ]:
         expected = count / choices
         deviation = 4.5 * np.sqrt(expected * (1 - 1 / choices))
         assert len(counts) == choices
         assert max(abs(value - expected) for value in counts.values()) < deviation, counts
     for text, counts in by_text.items():
-        choices = FAMILIES[family].choices if len(FAMILIES[family].options) == FAMILIES[family].choices else len(counts)
+        choices = (
+            FAMILIES[family].choices
+            if len(FAMILIES[family].options) == FAMILIES[family].choices
+            else len(counts)
+        )
         total = counts.total()
-        assert counts.most_common(1)[0][1] < total / choices + 4.5 * np.sqrt(total / choices) + 1, (text, counts)
+        assert counts.most_common(1)[0][1] < total / choices + 4.5 * np.sqrt(total / choices) + 1, (
+            text,
+            counts,
+        )
 
 
 def test_plan_keeps_proportions_and_never_repeats():

@@ -24,7 +24,7 @@ LARGE_PIXELS = 80
 
 
 def spoken(options: tuple[str, ...]) -> str:
-    """"a, b or c"."""
+    """Options as a question lists them: ``a, b or c``."""
     return ", ".join(options[:-1]) + " or " + options[-1]
 
 
