@@ -33,7 +33,8 @@ def _pool(split: str) -> Pool:
 
 
 class Atlas:
-    """Questions of one split. ``item`` is a pure function of (seed, split, family, index), in any order and process.
+    """Questions of one split. ``item`` is a pure function of (seed, split, family, index), in any order and
+    process.
 
     Args:
       split: "train", "validation" or "test".

@@ -1,8 +1,8 @@
 """From package files to arrays: two labelled brain volumes, single images ("fields") and the nuclei.
 
-All arrays are 8-bit display levels except the two CT fields, which also keep stored units (HU + 1024, uint16).
-Orientation is the radiologist's page: up is anterior in axial slices and superior elsewhere; brain slices show the
-subject's left on the *left* of the image (neurological), which no question depends on.
+All arrays are 8-bit display levels except the two CT fields, which also keep stored units (HU + 1024,
+uint16). Orientation is the radiologist's page: up is anterior in axial slices and superior elsewhere; brain
+slices show the subject's left on the *left* of the image (neurological), which no question depends on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A contact sheet: for every family some items as display, thumbnail and first target, with question and answer."""
+"""A contact sheet: for every family some items as display, thumbnail and first target, with question and
+answer.
+"""
 
 from __future__ import annotations
 

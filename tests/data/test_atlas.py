@@ -42,7 +42,10 @@ def test_an_item_depends_on_seed_split_family_and_index_only():
 
 
 def test_another_process_makes_the_same_bytes():
-    code = f"import sys; sys.path[:0] = {sys.path!r}; from tests.data.test_atlas import digests; print(*digests('test'))"
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}; "
+        "from tests.data.test_atlas import digests; print(*digests('test'))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == digests("test")
 

@@ -98,7 +98,9 @@ def test_targets_near_the_border_are_refused():
 @pytest.mark.parametrize("family", ["implant_shape", "implant_stripes", "same_shape"])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_whole_items_show_the_same_thumbnail_whatever_the_class(family, split, monkeypatch):
-    """Forces other classes at the very places that the family chose; nothing else of the picture may change."""
+    """Forces other classes at the very places that the family chose; nothing else of the picture may
+    change.
+    """
     atlas = Atlas(split)
     names = STRIPES if family == "implant_stripes" else SHAPES
     original = implant
@@ -117,7 +119,9 @@ def test_whole_items_show_the_same_thumbnail_whatever_the_class(family, split, m
 
 
 def windows(family: str, split: str, count: int):
-    """Thumbnail patches [N, 16, 16] and native crops [N, 64, 64] centred on the true place, and class numbers."""
+    """Thumbnail patches [N, 16, 16] and native crops [N, 64, 64] centred on the true place, and class
+    numbers.
+    """
     atlas = Atlas(split)
     small, native, labels = [], [], []
     for index in range(count):
@@ -135,7 +139,9 @@ def windows(family: str, split: str, count: int):
 
 
 def features(images: np.ndarray, pool: int) -> np.ndarray:
-    """Pixels, and sizes of the differences towards four neighbours, averaged over ``pool`` x ``pool`` cells."""
+    """Pixels, and sizes of the differences towards four neighbours, averaged over ``pool`` x ``pool``
+    cells.
+    """
     core = images[:, 1:-1, 1:-1]
     across = [images[:, 1:-1, 2:], images[:, 2:, 1:-1], images[:, 2:, 2:], images[:, 2:, :-2]]
     maps = [core] + [np.abs(core - other) for other in across]

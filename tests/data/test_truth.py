@@ -93,7 +93,9 @@ def test_nuclei_are_counted_again_by_scipy(split):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_larger_nucleus_by_a_recount_of_masks(split, monkeypatch):
-    """Draws again with instance numbers in place of concepts, and finds each target's instance by its extent."""
+    """Draws again with instance numbers in place of concepts, and finds each target's instance by its
+    extent.
+    """
     atlas = Atlas(split)
     view = atlas.pool.view("nuclei")
     known, numbers = np.unique(view.labels, return_inverse=True)
@@ -191,7 +193,9 @@ def test_lesion_is_bit_invisible_by_default_and_shows_in_its_window(split, monke
 
 
 def test_a_threshold_finds_the_lesion_in_its_window_only():
-    """Centre minus surroundings, threshold from training items: above 90 % in the good window, a guess by default."""
+    """Centre minus surroundings, threshold from training items: above 90 % in the good window, a guess by
+    default.
+    """
 
     def contrast(item, window):
         shown = display(item.pixels, window)[..., 0].astype(float)
@@ -220,7 +224,7 @@ def test_a_threshold_finds_the_lesion_in_its_window_only():
 
 
 def test_planes_look_like_planes():
-    """An axial slice of the head is longer than wide, a sagittal one wider than high; brains are near the middle."""
+    """The answer is the plane of the recorded source, and the brain lies near the middle of the thumbnail."""
     atlas = Atlas("test")
     for index in range(COUNT):
         item = atlas.item("plane", index)

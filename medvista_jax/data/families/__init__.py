@@ -18,8 +18,8 @@ class Family:
 
     Attributes:
       name: key in ``FAMILIES``.
-      needs: "none", "zoom" (the thumbnail provably cannot tell), "detail" (zoom helps), "window", "several" (crops) or
-        "measure".
+      needs: "none", "zoom" (the thumbnail provably cannot tell), "detail" (zoom helps), "window", "several"
+        (crops) or "measure".
       options: every answer the family can give.
       choices: how many options one item offers.
       description: one line for tables and contact sheets.

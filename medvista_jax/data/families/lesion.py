@@ -1,9 +1,10 @@
 """Is there an implanted low-contrast lesion in the CT? Needs a narrower display window, by construction.
 
-The default window spans 4080 stored units, so one 8-bit display level is exactly 16 HU. The lesion moves each pixel
-only *within* its level: a value 16g + r becomes 16g + r' with r' near +6, and never touches a level's edge. Rounded to
-8 bits the default view is therefore bit-identical with and without the lesion. The window's lower end is chosen from
-the mean of the place (lesion or not), so that ordinary tissue sits at r = -4 and has ten HU to rise.
+The default window spans 4080 stored units, so one 8-bit display level is exactly 16 HU. The lesion moves each
+pixel only *within* its level: a value 16g + r becomes 16g + r' with r' near +6, and never touches a level's
+edge. Rounded to 8 bits the default view is therefore bit-identical with and without the lesion. The window's
+lower end is chosen from the mean of the place (lesion or not), so that ordinary tissue sits at r = -4 and has
+ten HU to rise.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _SOURCES = ("ct-head", "ct-abdomen")
 
 
 def default_window(mean: int) -> tuple[float, float]:
-    """Default window (black, white) for a place of mean stored value ``mean``: 255 levels of 16, mean at level - 4."""
+    """Default window (black, white) for a place of mean stored value ``mean``: 255 levels of 16, mean at
+    level - 4.
+    """
     low = float((mean + 4) % STEP - STEP)
     return low, low + 255.0 * STEP
 
@@ -55,7 +58,8 @@ def add_lesion(
     offset = stored[there].astype(np.int64) - int(low)
     level = np.rint(offset / STEP).astype(np.int64)
     rest = offset - STEP * level
-    # Values on the very edge between two levels stay: arithmetic in another precision might round them otherwise.
+    # Values on the very edge between two levels stay: arithmetic in another precision might round them
+    # otherwise.
     weight = np.where(np.abs(rest) >= STEP // 2, 0.0, weight)
     raised = np.rint(rest + weight * (RISE - rest)).astype(np.int64)
     out = stored.copy()

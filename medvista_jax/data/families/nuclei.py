@@ -31,12 +31,14 @@ APART = 44
 _OVERHANG = 48
 
 UNCLEAR = (0.2, 0.8)
-"""A nucleus counts when more than half of it is in the box. Boxes that hold between these shares of any are not used,
-nor those that touch a nucleus which the border of the region cuts."""
+"""A nucleus counts when more than half of it is in the box. Boxes that hold between these shares of any are
+not used, nor those that touch a nucleus which the border of the region cuts."""
 
 
 def _inside(mask: np.ndarray, tops: np.ndarray, lefts: np.ndarray) -> np.ndarray:
-    """int64 [len(tops), len(lefts)]: pixels of ``mask`` in the box whose corner is (top, left) relative to it."""
+    """int64 [len(tops), len(lefts)]: pixels of ``mask`` in the box whose corner is (top, left) relative to
+    it.
+    """
     total = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     a, b = (np.clip(at, 0, mask.shape[0]) for at in (tops, tops + BOX))
     c, d = (np.clip(at, 0, mask.shape[1]) for at in (lefts, lefts + BOX))
@@ -89,7 +91,8 @@ def _nuclei(pool: Pool) -> _Nuclei:
 
 
 def _cut(pool: Pool, rng: Rng, within: PixelBox, margin: int) -> tuple[Base, Callable[[PixelBox], PixelBox]]:
-    """A canvas that holds ``within`` (region pixels y0, x0, y1, x1) with ``margin``, turned and mirrored at random.
+    """A canvas that holds ``within`` (region pixels y0, x0, y1, x1) with ``margin``, turned and mirrored at
+    random.
 
     Returns the base and a function from region boxes to canvas boxes.
     """
