@@ -3,7 +3,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+# The first that runs and is new enough (a name alone may be a version manager's empty shim), else what there is.
+NEW_ENOUGH := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+  $$p -c '$(NEW_ENOUGH)' 2>/dev/null && command -v $$p && exit; done; command -v python3)
 ARGS ?=
 JOBS ?= 2
 
@@ -35,10 +38,10 @@ clean:  ## remove the virtual environment and the caches; runs/ stays
 # The stamp is newer than the two files that decide what is installed, so a second call installs nothing.
 $(STAMP): requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No python3 found. Install Python 3.11 (Debian: apt install python3.11 python3.11-venv)." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] < (3, 13)))' || { \
+	@$(PYTHON) -c '$(NEW_ENOUGH)' || { \
 	  echo "$(PYTHON) is `$(PYTHON) --version 2>&1`; Python 3.11 or 3.12 is needed. Name one: make PYTHON=/path/to/python3.11 …" >&2; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 	  rm -rf $(VENV); echo "Cannot create $(VENV). On Debian: apt install python3.11-venv" >&2; exit 1; }
 	@echo "Installing into $(VENV) (once; a few minutes) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $(STAMP)

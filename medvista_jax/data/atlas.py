@@ -33,7 +33,8 @@ def _pool(split: str) -> Pool:
 
 
 class Atlas:
-    """Questions of one split. ``item`` is a pure function of (seed, split, family, index), in any order and process.
+    """Questions of one split. ``item`` is a pure function of (seed, split, family, index), in any order and
+    process.
 
     Args:
       split: "train", "validation" or "test".
@@ -64,13 +65,17 @@ class Atlas:
         except ValueError:
             raise ValueError(f"family {name!r} is not among {', '.join(self.families)}") from None
 
-    def item(self, family: str, index: int) -> AtlasItem:
-        """The ``index``-th question of a family; index from 0 to 2**32 - 1."""
+    def generator(self, family: str, index: int) -> np.random.Generator:
+        """All the randomness of one item; depends on seed, split, family and index only."""
         self.family_index(family)
         if not 0 <= index < 2**32:
             raise ValueError(f"index {index} is outside 0 … 2**32 - 1")
         entropy = (self.seed, SPLITS.index(self.split), zlib.crc32(family.encode()), index)
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+
+    def item(self, family: str, index: int) -> AtlasItem:
+        """The ``index``-th question of a family; index from 0 to 2**32 - 1."""
+        rng = self.generator(family, index)
         kind = FAMILIES[family]
         draft = kind.draw(self.pool, rng)
         return AtlasItem(

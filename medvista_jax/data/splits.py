@@ -1,13 +1,14 @@
-"""Who may see what: the split of every slice and of every region, as pure functions that a test can enumerate.
+"""Who may see what: the split of every slice and of every region, as pure functions that a test can
+enumerate.
 
-Brain MR. Training and validation come from one template volume, test from another. Both are averages of the same
-population and resemble each other closely, so slices are also split by position: along each axis, slabs of 8 mm
-(train), 5 mm (test) and 5 mm (validation) repeat with 4 mm gaps between them. Sagittal slabs go by the distance from
-the midline, since both templates are nearly mirror images of themselves. What this does not separate: a training
-*axial* slice and a validation *coronal* slice cross in one line of voxels.
+Brain MR. Training and validation come from one template volume, test from another. Both are averages of the
+same population and resemble each other closely, so slices are also split by position: along each axis, slabs
+of 8 mm (train), 5 mm (test) and 5 mm (validation) repeat with 4 mm gaps between them. Sagittal slabs go by
+the distance from the midline, since both templates are nearly mirror images of themselves. What this does not
+separate: a training *axial* slice and a validation *coronal* slice cross in one line of voxels.
 
-Single images. The left half is train, the upper right quarter validation, the lower right quarter test, with a gap
-of 12 pixels between them; a canvas shows pixels of its own region only.
+Single images. The left half is train, the upper right quarter validation, the lower right quarter test, with
+a gap of 12 pixels between them; a canvas shows pixels of its own region only.
 """
 
 from __future__ import annotations

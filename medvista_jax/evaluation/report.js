@@ -28,6 +28,9 @@
     next.scrollIntoView({ block: "start" });
   }
 
+  // Paper cannot be unfolded.
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => (d.open = true)));
+
   form.hidden = false;
   form.addEventListener("change", apply);
   form.addEventListener("submit", (event) => event.preventDefault());

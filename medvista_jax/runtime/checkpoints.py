@@ -186,7 +186,7 @@ def _storable(path: str, leaf: Any) -> Any:
     if isinstance(leaf, jax.Array):
         return leaf
     if isinstance(leaf, np.ndarray | np.generic | bool | int | float):
-        return np.array(leaf)  # a copy: the caller may change its array while the writing goes on
+        return np.asarray(leaf)  # Orbax copies what it writes later
     raise TypeError(f"leaf {path!r} of type {type(leaf).__name__} cannot be stored")
 
 

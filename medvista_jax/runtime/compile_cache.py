@@ -7,25 +7,31 @@ import os
 import platform
 from pathlib import Path
 
-import platformdirs
-
 VARIABLE = "MEDVISTA_COMPILE_CACHE"
 MINIMUM_SECONDS = 1.0
+
+
+def cache_folder() -> Path:
+    """Where the package keeps what it can make again: ``MEDVISTA_CACHE``, else the user's cache folder."""
+    chosen = os.environ.get("MEDVISTA_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medvista_jax"
 
 
 def compile_cache_folder() -> Path | None:
     """Where compiled programs are kept, ``None`` when ``MEDVISTA_COMPILE_CACHE=off``.
 
-    The first of: ``MEDVISTA_COMPILE_CACHE``, ``JAX_COMPILATION_CACHE_DIR``, the user's cache folder. In the
-    last case the folder is one of this machine's instruction set: XLA compiles for the CPU that it finds, and
-    a home folder may be shared by machines that differ.
+    The first of: ``MEDVISTA_COMPILE_CACHE``, ``JAX_COMPILATION_CACHE_DIR``, ``compiled`` in
+    :func:`cache_folder`. In the last case the folder is one of this machine's instruction set: XLA compiles
+    for the CPU that it finds, and a home folder may be shared by machines that differ.
     """
     chosen = os.environ.get(VARIABLE) or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen is not None and chosen.lower() == "off":
         return None
     if chosen:
         return Path(chosen).expanduser()
-    return Path(platformdirs.user_cache_dir("medvista_jax")) / "compiled" / _instruction_set()
+    return cache_folder() / "compiled" / _instruction_set()
 
 
 def enable_compile_cache() -> Path | None:

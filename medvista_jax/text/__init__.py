@@ -1,1 +1,1 @@
-"""Tokenizers, chat rendering, and the tool-call grammar with its device and host parsers. Imports only ``core``."""
+"""Tokenizers, chat rendering, the tool-call grammar and its two parsers. Imports only ``core``."""

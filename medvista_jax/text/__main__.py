@@ -2,9 +2,9 @@
 
     python -m medvista_jax.text parse --file turns.jsonl
 
-Each line of the file is a JSON string, one turn. Prints a line of JSON for each: the turn, what the host parser and the
-device transducer make of it, and whether they agree. Exits with 1 when they differ somewhere, with 2 when a line is no
-JSON string.
+Each line of the file is a JSON string, one turn. Prints a line of JSON for each: the turn, what the host
+parser and the device transducer make of it, and whether they agree. Exits with 1 when they differ somewhere,
+with 2 when a line is no JSON string.
 """
 
 from __future__ import annotations

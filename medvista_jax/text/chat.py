@@ -17,8 +17,8 @@ from medvista_jax.text.tokenizer import Tokenizer, encode_plain
 Style = Literal["compact", "qwen"]
 
 INSTRUCTION = (
-    "Answer the question about the image. Think inside <think></think>. Then either call one tool, or give the final "
-    "answer inside <answer></answer>."
+    "Answer the question about the image. Think inside <think></think>. Then either call one tool, or give "
+    "the final answer inside <answer></answer>."
 )
 """System message of the ``"qwen"`` style."""
 
@@ -49,8 +49,8 @@ class PromptTokens(NamedTuple):
 
     Attributes:
       tokens: ids.
-      feature: ``image * L + k`` where the id stands for the k-th embedding of that image, L the largest of the image
-        sizes; -1 for text. As long as ``tokens``.
+      feature: ``image * L + k`` where the id stands for the k-th embedding of that image, L the largest
+        of the images' costs; -1 for text. As long as ``tokens``.
     """
 
     tokens: list[int]
@@ -63,7 +63,7 @@ def tool_line(tools: Sequence[ToolSpec]) -> str:
 
 
 def tool_block(tools: Sequence[ToolSpec]) -> str:
-    """The tool part of the system message, word for word as the chat templates of Qwen2.5 and Qwen3 render it."""
+    """The tool part of the system message, word for word as Qwen2.5's and Qwen3's chat templates have it."""
     signatures = "".join("\n" + json.dumps(tool.schema(), ensure_ascii=False) for tool in tools)
     return (
         "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -127,10 +127,10 @@ def render_prompt(
 
 @struct.dataclass
 class ObservationTemplates:
-    """One row a kind of observation; twice as many rows as kinds, the second half for a turn that must answer.
+    """One row a kind of observation, twice over: the second half says that the next turn must answer.
 
-    Row ``Fault.NONE`` (0) is success with a new image, row ``f`` the error text of fault ``f``, further rows are the
-    builder's extra texts. N rows, W slots.
+    Row ``Fault.NONE`` (0) is success with a new image, row ``f`` the error text of fault ``f``, further rows
+    are the builder's extra texts. N rows, W slots.
 
     Attributes:
       tokens_NW: int32 ids.
@@ -160,19 +160,21 @@ class ObservationTemplates:
 def _single(tokenizer: Tokenizer, text: str) -> int:
     ids = tokenizer.encode(text)
     if len(ids) != 1:
-        raise ValueError(f"the tokenizer spells {text!r} with {len(ids)} ids; digits and '-' must be one id each")
+        raise ValueError(
+            f"the tokenizer spells {text!r} with {len(ids)} ids; digits and '-' must be one id each"
+        )
     return ids[0]
 
 
 def build_observations(
     tokenizer: Tokenizer, image_tokens: int, style: Style = "compact", extra: Sequence[str] = ()
 ) -> ObservationTemplates:
-    """Templates of every observation that can follow a turn, from the turn's end to the next ``assistant`` line.
+    """Templates of every observation that can follow a turn, up to the next ``assistant`` line.
 
     Args:
       tokenizer: digits and ``-`` must be one id each.
       image_tokens: embeddings of a returned image, L.
-      style: ``"qwen"`` puts newlines inside ``<tool_response>``, as Qwen's template does; ``"compact"`` does not.
+      style: ``"qwen"`` puts newlines inside ``<tool_response>``, as Qwen's template does.
       extra: further texts, kinds ``len(Fault)`` and up; ``{0}``, ``{1}`` … are number slots.
 
     Raises:
@@ -224,8 +226,8 @@ def render(
 
     Args:
       kind_B: int32 row: 0 for a new image, a :class:`Fault`, or ``len(Fault) + i`` for the i-th extra text.
-      numbers_BN: int32, at least as wide as the texts' highest slot; magnitudes above 99999 are clipped. For a new
-        image number 0 is its index.
+      numbers_BN: int32, at least as wide as the texts' highest slot; magnitudes above 99999 are clipped.
+        For a new image number 0 is its index.
       final_B: bool, whether the text says that the next turn must answer.
 
     Returns:

@@ -1,6 +1,6 @@
 """A corpus for the tiny tokenizer: scripted turns, prompts and observations around the tools' own specs.
 
-    python -m medvista_jax.text.corpus --out corpus.txt
+python -m medvista_jax.text.corpus --out corpus.txt
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from medvista_jax.core.tool_spec import Argument, ToolSpec
 from medvista_jax.text.chat import ERRORS, tool_line
 
 _MODALITIES = ("MR brain", "CT", "chest film", "limb film", "fundus", "histology", "fluorescence")
-_STRUCTURES = ("hippocampus", "thalamus", "putamen", "caudate", "amygdala", "cerebellum", "ventricle", "nucleus")
+_STRUCTURES = (
+    "hippocampus",
+    "thalamus",
+    "putamen",
+    "caudate",
+    "amygdala",
+    "cerebellum",
+    "ventricle",
+    "nucleus",
+)
 _SHAPES = ("stripes across", "stripes down", "a ring", "a cross", "a disc", "a square")
 _QUESTIONS = (
     "Which plane is this {m} image? A axial B coronal C sagittal",
@@ -82,12 +91,16 @@ def build_corpus(
             parts.append(tool_line(specs if rng.random() < 0.7 else ()))
         for _ in range(rng.randint(0, 2)):
             spec = rng.choice(specs)
-            values = {a.name: _value(a, rng) for a in spec.arguments if a.default is None or rng.random() < 0.5}
+            values = {
+                a.name: _value(a, rng) for a in spec.arguments if a.default is None or rng.random() < 0.5
+            }
             call = json.dumps({"name": spec.name, "arguments": values})
             parts.append(f"<think>{_fill(rng.choice(_THOUGHTS), rng)}</think><tool_call>{call}</tool_call>")
             reply = rng.choice(tuple(ERRORS.values())) if rng.random() < 0.2 else f"image {rng.randint(0, 9)}"
             parts.append(f"<tool_response>{reply}</tool_response>")
-        parts.append(f"<think>{_fill(rng.choice(_THOUGHTS), rng)}</think><answer>{rng.choice(_ANSWERS)}</answer>")
+        parts.append(
+            f"<think>{_fill(rng.choice(_THOUGHTS), rng)}</think><answer>{rng.choice(_ANSWERS)}</answer>"
+        )
         lines.append("".join(parts).replace("\n", " "))
     return lines
 
@@ -95,7 +108,9 @@ def build_corpus(
 def main() -> None:
     from medvista_jax.tools.registry import DEFAULT_TOOLS  # late: text stands below tools
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--documents", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,26 +1,28 @@
 """From tool specs to a byte transducer for the JSON body of a call.
 
-The dialect, obeyed alike by the device parser (:mod:`~medvista_jax.text.parse`) and the independent host parser
-(:mod:`~medvista_jax.text.host_parser`):
+The dialect, obeyed alike by the device parser (:mod:`~medvista_jax.text.parse`) and the independent host
+parser (:mod:`~medvista_jax.text.host_parser`):
 
-- The body is a JSON object with the key ``name`` (a string) and optionally ``arguments`` (an object; absent = ``{}``), in either
-  order, with JSON white space (space, tab, newline, carriage return) wherever JSON allows it. No other key.
-- A backslash anywhere is MALFORMED: no escapes. Bytes from 0x80 are allowed inside strings as they are, UTF-8 or not,
-  and nowhere else. Control bytes below 0x20 inside strings are MALFORMED.
-- A key that stands twice is MALFORMED, for ``name``, ``arguments`` and for argument names of *any* registered tool.
-  An unknown key may stand twice: it is UNKNOWN_ARGUMENT anyway. Keys inside nested objects are not looked at.
+- The body is a JSON object with the key ``name`` (a string) and optionally ``arguments`` (an object; absent =
+  ``{}``), in either order, with JSON white space (space, tab, newline, carriage return) wherever JSON allows
+  it. No other key.
+- A backslash anywhere is MALFORMED: no escapes. Bytes from 0x80 are allowed inside strings as they are, UTF-8
+  or not, and nowhere else. Control bytes below 0x20 inside strings are MALFORMED.
+- A key that stands twice is MALFORMED, for ``name``, ``arguments`` and for argument names of *any* registered
+  tool. An unknown key may stand twice: it is UNKNOWN_ARGUMENT anyway. Keys inside nested objects are not
+  looked at.
 - An argument's value may nest at most :data:`MAX_DEPTH` brackets; deeper is MALFORMED.
-- Integers are JSON integers: ``-0`` is 0, ``01`` and ``+1`` are MALFORMED. A fraction or an exponent (``1.0``, ``1e2``) is a
-  number of WRONG_TYPE. Any magnitude is an integer; what does not fit is OUT_OF_RANGE.
-- A box is an array of exactly four integers, else WRONG_TYPE. An enum is a string (else WRONG_TYPE) among the choices
-  (else OUT_OF_RANGE), compared byte by byte with their UTF-8.
+- Integers are JSON integers: ``-0`` is 0, ``01`` and ``+1`` are MALFORMED. A fraction or an exponent
+  (``1.0``, ``1e2``) is of WRONG_TYPE. Integers may be of any size; what does not fit is OUT_OF_RANGE.
+- A box is an array of exactly four integers, else WRONG_TYPE. An enum is a string (else WRONG_TYPE) among the
+  choices (else OUT_OF_RANGE), compared byte by byte with their UTF-8.
 
 Of several faults the first of this list counts:
 
     MALFORMED > UNKNOWN_TOOL > UNKNOWN_ARGUMENT > MISSING_ARGUMENT > WRONG_TYPE > OUT_OF_RANGE > EMPTY_BOX
 
-EMPTY_BOX is a box with x2 <= x1 or y2 <= y1. The tool is reported whenever the body is sound and the name known; the
-arguments are reported only without a fault, and are zero otherwise.
+EMPTY_BOX is a box with x2 <= x1 or y2 <= y1. The tool is reported whenever the body is sound and the name
+known; the arguments are reported only without a fault, and are zero otherwise.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ def pack(state: int, op: int = 0, type_: int = 0, operand: int = 0) -> int:
 
 @struct.dataclass
 class Grammar:
-    """Tables of the transducer and of the check that follows it. Letters: Q states, U keys, J tools, A slots, D choices.
+    """Tables of the transducer and of the check that follows it.
+
+    Letters: Q states, X byte values, U keys, J tools, A slots, D choices.
 
     Attributes:
       transition_QX: int32 [n_states, 256], packed entries (:func:`pack`).
@@ -153,8 +157,10 @@ class _Automaton:
         self.on(inside, b'"', target, **action)
         return inside
 
-    def trie(self, words: Sequence[bytes], targets: Sequence[tuple[int, dict]], other: tuple[int, dict]) -> int:
-        """State after the opening quote; a word's closing quote leads to its target, any other string's to ``other``."""
+    def trie(
+        self, words: Sequence[bytes], targets: Sequence[tuple[int, dict]], other: tuple[int, dict]
+    ) -> int:
+        """State after the opening quote: a word's end leads to its target, any other's to ``other``."""
         outside = self.string(other[0], **other[1])
         nodes = {b"": self.state()}
         for word in words:
@@ -174,7 +180,7 @@ class _Automaton:
 
 
 def _add_number_tail(a: _Automaton, end: int) -> tuple[int, int]:
-    """States after ``.`` and after ``e`` of a number that is not captured; what follows it behaves like ``end``."""
+    """States after ``.`` and ``e`` of an uncaptured number; what follows the number acts like ``end``."""
     dot, fraction, e, sign, exponent = a.states(5)
     a.on(dot, _DIGITS, fraction)
     for state in (fraction, exponent):
@@ -212,7 +218,7 @@ def _add_literals(a: _Automaton, starts: Sequence[int], end: int, **action: int)
 
 
 class _Nested:
-    """States of an uncaptured array (``kind`` ``[``) or object (``{``) whose closing bracket leads to ``end``'s state.
+    """States of an uncaptured array (``[``) or object (``{``) whose closing bracket leads to ``end``.
 
     Attributes:
       start: after the opening bracket.
@@ -254,7 +260,7 @@ class _Nested:
 def _capture_integer(
     a: _Automaton, before: int, after: int, number: tuple[int, int], element: int, type_: int, other: int
 ) -> None:
-    """From ``before``, an integer written to ``element`` noting ``type_``; a fraction notes ``other`` instead."""
+    """From ``before``, an integer written to ``element`` that notes ``type_``; a fraction notes ``other``."""
     minus, zero, integer = a.states(3)
     for state in (zero, integer):
         a.copy(after, state)
@@ -294,15 +300,21 @@ def _build_automaton(
     """The whole transducer, its start state and its accepting state."""
     name_key, arguments_key, unknown_key = (len(keys) + n for n in range(3))
     a = _Automaton()
-    start, first, following, after, accept = a.states(5)  # top level: before {, after {, after a comma, after a value
+    # Top level: before the brace, after it, after a comma, after a value, after the closing brace.
+    start, first, following, after, accept = a.states(5)
     name_colon, name_value, arguments_colon, arguments_value = a.states(4)
     inner_first, inner_following, colon, value, inner_after = a.states(5)  # the same inside "arguments"
-    a.skip_space(start, first, following, after, accept, name_colon, name_value, arguments_colon, arguments_value)
+    a.skip_space(
+        start, first, following, after, accept, name_colon, name_value, arguments_colon, arguments_value
+    )
     a.skip_space(inner_first, inner_following, colon, value, inner_after)
 
     top = a.trie(
         [b"name", b"arguments"],
-        [(name_colon, {"op": Op.KEY, "operand": name_key}), (arguments_colon, {"op": Op.KEY, "operand": arguments_key})],
+        [
+            (name_colon, {"op": Op.KEY, "operand": name_key}),
+            (arguments_colon, {"op": Op.KEY, "operand": arguments_key}),
+        ],
         (DEAD, {}),
     )
     a.on(start, b"{", first)
@@ -349,8 +361,9 @@ def compile_grammar(specs: Sequence[ToolSpec]) -> Grammar:
       specs: tools in the order of ``tool_B``; names and argument names need no escape in JSON.
 
     Raises:
-      ValueError: two tools of one name, two arguments of one name in a tool, a name or choice that JSON would escape,
-        a bound beyond ±:data:`LARGEST`, a default box that is not four integers, or too many words for the tables.
+      ValueError: two tools of one name, two arguments of one name in a tool, a name or choice that JSON would
+        escape, a bound beyond ±:data:`LARGEST`, a default box that is not four integers, or too many words
+        for the tables.
     """
     names = [spec.name for spec in specs]
     keys = _unique(a.name for spec in specs for a in spec.arguments)
@@ -362,9 +375,13 @@ def compile_grammar(specs: Sequence[ToolSpec]) -> Grammar:
             raise ValueError(f"tool {spec.name!r} has two arguments of one name")
         for a in spec.arguments:
             if max(abs(a.minimum), abs(a.maximum)) > LARGEST:
-                raise ValueError(f"tool {spec.name!r}, argument {a.name!r}: bounds must stay within ±{LARGEST}")
+                raise ValueError(
+                    f"tool {spec.name!r}, argument {a.name!r}: bounds must stay within ±{LARGEST}"
+                )
             if a.kind == "box" and a.default is not None and np.shape(a.default) != (4,):
-                raise ValueError(f"tool {spec.name!r}, argument {a.name!r}: the default of a box is four integers")
+                raise ValueError(
+                    f"tool {spec.name!r}, argument {a.name!r}: the default of a box is four integers"
+                )
     for word in (*names, *keys, *strings):
         if any(c in '"\\' or ord(c) < 0x20 for c in word):
             raise ValueError(f"{word!r} needs an escape in JSON, which the dialect has not")

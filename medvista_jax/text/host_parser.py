@@ -141,7 +141,9 @@ def _sound_call(specs: Sequence[ToolSpec], body: bytes) -> tuple[bytes, list[tup
     pairs = [(key.encode("latin-1"), value) for key, value in arguments]
     keys = [key for key, _ in pairs]
     known = {argument.name.encode() for spec in specs for argument in spec.arguments}
-    if any(keys.count(key) > 1 for key in known) or any(_nests_deeper(value, MAX_DEPTH) for _, value in pairs):
+    if any(keys.count(key) > 1 for key in known) or any(
+        _nests_deeper(value, MAX_DEPTH) for _, value in pairs
+    ):
         raise _Refused(Fault.MALFORMED)
     return name.encode("latin-1"), pairs
 
@@ -170,7 +172,7 @@ def _check_arguments(spec: ToolSpec, pairs: Sequence[tuple[bytes, Any]]) -> tupl
 
 
 def is_well_formed(turn: bytes) -> bool:
-    """``<think>…</think>`` and then exactly one call or answer, nothing else but white space around the blocks."""
+    """``<think>…</think>``, then exactly one call or answer, nothing else but white space around them."""
     match = _WELL_FORMED.fullmatch(turn)
     return match is not None and len(_ANY_TAG.findall(turn)) == 4
 

@@ -1,8 +1,9 @@
 """Answers made comparable, byte for byte alike on host and device.
 
-ASCII letters become lower case; every run of other ASCII bytes than letters and digits becomes one space, none at the
-ends. Two marks stay because numbers would change without them: a point between two digits, and a minus before a digit
-that follows no letter, digit or byte from 0x80. Bytes from 0x80 stay as they are. Articles stay ("A" is an answer).
+ASCII letters become lower case; every run of other ASCII bytes than letters and digits becomes one space,
+none at the ends. Two marks stay because numbers would change without them: a point between two digits, and a
+minus before a digit that follows no letter, digit or byte from 0x80. Bytes from 0x80 stay as they are.
+Articles stay ("A" is an answer).
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Rules of a turn, obeyed alike by :mod:`medvista_jax.text.host_parser`:
 
-- A block is ``<tag>…</tag>`` with no tag of that name inside; of several calls, or answers, the last one counts.
+- A block is ``<tag>…</tag>`` with no tag of that name inside; of several calls, or answers, the last one
+  counts.
 - An answer wins over a call, wherever the two stand: it ends the episode.
 - No block at all is ``Kind.NOTHING`` with ``NO_ACTION``; an unterminated block is no block.
 - Of a turn longer than the byte capacity the *last* bytes are read, and it is not well formed.
@@ -16,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -51,7 +51,7 @@ def gather_bytes(
     total_B = end_BT[:, -1]
     lost_B = jnp.maximum(total_B - capacity, 0)
     start_BT = end_BT - size_BT - lost_B[:, None]
-    # Each token that still shows marks its first byte with its index; a running maximum spreads it over its bytes.
+    # Each token that still shows marks its first byte with its index; a running maximum spreads the mark.
     shows_BT = (size_BT > 0) & (start_BT + size_BT > 0)
     mark_BT = jnp.where(shows_BT, jnp.maximum(start_BT, 0), capacity)
     mark_BN = jnp.zeros((rows, capacity), jnp.int32)
@@ -80,7 +80,7 @@ def find(bytes_BN: Array, word: bytes) -> Array:
 
 
 class _Block(NamedTuple):
-    """Where the last complete block of one tag stands, and how many tags there are. start/end bound what is inside."""
+    """The last complete block of one tag (start and end bound what is inside), and how many tags."""
 
     complete_B: Array
     start_B: Array
@@ -89,25 +89,27 @@ class _Block(NamedTuple):
     tags_B: Array  # opening and closing tags together
 
 
-def _find_block(bytes_BN: Array, name: str) -> _Block:
+def _find_blocks(bytes_BN: Array) -> list[_Block]:
+    """The last complete block of each of :data:`_BLOCKS`."""
     size = bytes_BN.shape[1]
-    open_tag, close_tag = f"<{name}>".encode(), f"</{name}>".encode()
-    open_BN, close_BN = find(bytes_BN, open_tag), find(bytes_BN, close_tag)
     at_N = jnp.arange(size)
-    code_BN = jnp.where(open_BN, 2 * at_N + 2, jnp.where(close_BN, 2 * at_N + 1, 0))  # odd: closing; 0: no tag
-    latest_BN = lax.cummax(code_BN, axis=1)
-    before_BN = jnp.pad(latest_BN, ((0, 0), (1, 0)))[:, :-1]
-    ends_BN = close_BN & (before_BN > 0) & (before_BN % 2 == 0)
-    end_B = jnp.max(jnp.where(ends_BN, at_N, -1), axis=1)
-    opened_B = jnp.take_along_axis(before_BN, jnp.maximum(end_B, 0)[:, None], axis=1)[:, 0] // 2 - 1
-    any_BN = open_BN | close_BN
-    return _Block(
-        complete_B=end_B >= 0,
-        start_B=jnp.where(end_B >= 0, opened_B + len(open_tag), 0),
-        end_B=jnp.maximum(end_B, 0),
-        first_B=jnp.min(jnp.where(any_BN, at_N, size), axis=1),
-        tags_B=any_BN.sum(1),
-    )
+    open_XBN = jnp.stack([find(bytes_BN, f"<{name}>".encode()) for name in _BLOCKS])
+    close_XBN = jnp.stack([find(bytes_BN, f"</{name}>".encode()) for name in _BLOCKS])
+    # Even: an opening tag, odd: a closing one, 0: none yet. One running maximum for all compiles faster.
+    code_XBN = jnp.where(open_XBN, 2 * at_N + 2, jnp.where(close_XBN, 2 * at_N + 1, 0))
+    latest_XBN = lax.cummax(code_XBN, axis=2)
+    before_XBN = jnp.pad(latest_XBN, ((0, 0), (0, 0), (1, 0)))[:, :, :-1]
+    ends_XBN = close_XBN & (before_XBN > 0) & (before_XBN % 2 == 0)
+    end_XB = jnp.max(jnp.where(ends_XBN, at_N, -1), axis=2)
+    complete_XB = end_XB >= 0
+    end_XB = jnp.maximum(end_XB, 0)
+    opened_XB = jnp.take_along_axis(before_XBN, end_XB[:, :, None], axis=2)[:, :, 0] // 2 - 1
+    inner_X1 = np.array([[len(f"<{name}>")] for name in _BLOCKS])
+    start_XB = jnp.where(complete_XB, opened_XB + inner_X1, 0)
+    tag_XBN = open_XBN | close_XBN
+    first_XB = jnp.min(jnp.where(tag_XBN, at_N, size), axis=2)
+    fields = (complete_XB, start_XB, end_XB, first_XB, tag_XBN.sum(2))
+    return [_Block(*(field[index] for field in fields)) for index in range(len(_BLOCKS))]
 
 
 def _well_formed(bytes_BN: Array, n_B: Array, think: _Block, call: _Block, answer: _Block) -> Array:
@@ -130,7 +132,7 @@ def _well_formed(bytes_BN: Array, n_B: Array, think: _Block, call: _Block, answe
 def run_transducer(
     grammar: Grammar, bytes_BN: Array, start_B: Array, end_B: Array
 ) -> tuple[Array, Array, Array]:
-    """Feed bytes start…end of each row to the transducer, all rows in step, as many steps as the longest row needs.
+    """Feed bytes start…end of each row to the transducer, in step, for as long as the longest row needs.
 
     Returns:
       accepted_B bool: the body is of the dialect, duplicate keys aside.
@@ -143,12 +145,11 @@ def run_transducer(
     length_B = end_B - start_B
     key_U = jnp.arange(keys)
     slot_N = jnp.arange(keys * 4)
-    flat = bytes_BN.reshape(-1)
-    base_B = jnp.arange(rows) * size + start_B
 
     def advance(at: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         state_B, key_B, number_B, note_BU, value_BN = carry
-        byte_B = flat[jnp.minimum(base_B + at, rows * size - 1)].astype(jnp.int32)
+        here_B = jnp.minimum(start_B + at, size - 1)
+        byte_B = jnp.take_along_axis(bytes_BN, here_B[:, None], axis=1)[:, 0].astype(jnp.int32)
         entry_B = jnp.where(at < length_B, transition[state_B * 256 + byte_B], state_B)
         state_B = entry_B & 0x7FFF
         op_B, type_B, operand_B = entry_B >> 15 & 3, entry_B >> 17 & 7, entry_B >> 20 & 0x7FF
@@ -205,7 +206,9 @@ def check_call(
     key_BA, used_BA = jnp.maximum(key_JA, 0)[tool_B], (key_JA >= 0)[tool_B]
     type_BA = jnp.take_along_axis(type_BU, key_BA, axis=1)
     present_BA = used_BA & (jnp.take_along_axis(count_BU, key_BA, axis=1) > 0)
-    value_BA = value_BU4[jnp.arange(key_BA.shape[0])[:, None], key_BA, jnp.asarray(grammar.element_JA)[tool_B]]
+    value_BA = value_BU4[
+        jnp.arange(key_BA.shape[0])[:, None], key_BA, jnp.asarray(grammar.element_JA)[tool_B]
+    ]
     needed_BA = jnp.asarray(grammar.type_JA)[tool_B]
     choices = grammar.choice_JAD.shape[2] - 1
     choice_JAD = jnp.asarray(grammar.choice_JAD)
@@ -256,11 +259,13 @@ def parse_bytes(
       answer_capacity: bytes of an answer that are kept.
     """
     rows, size = bytes_BN.shape
-    think, call, answer = (_find_block(bytes_BN, name) for name in _BLOCKS)
+    think, call, answer = _find_blocks(bytes_BN)
     answered_B = answer.complete_B
     called_B = call.complete_B & ~answered_B
     end_B = jnp.where(called_B, call.end_B, call.start_B)  # nothing to read where there is no call
-    fault_B, tool_B, arguments_BA = check_call(grammar, *run_transducer(grammar, bytes_BN, call.start_B, end_B))
+    fault_B, tool_B, arguments_BA = check_call(
+        grammar, *run_transducer(grammar, bytes_BN, call.start_B, end_B)
+    )
 
     length_B = jnp.where(answered_B, jnp.minimum(answer.end_B - answer.start_B, answer_capacity), 0)
     at_N = jnp.arange(answer_capacity)
@@ -268,7 +273,9 @@ def parse_bytes(
     nothing_B = ~called_B & ~answered_B
     return ParsedTurn(
         kind_B=jnp.select([answered_B, called_B], [Kind.ANSWER, Kind.CALL], Kind.NOTHING).astype(jnp.int32),
-        fault_B=jnp.where(called_B, fault_B, jnp.where(nothing_B, Fault.NO_ACTION, Fault.NONE)).astype(jnp.int32),
+        fault_B=jnp.where(called_B, fault_B, jnp.where(nothing_B, Fault.NO_ACTION, Fault.NONE)).astype(
+            jnp.int32
+        ),
         tool_B=jnp.where(called_B, tool_B, -1),
         arguments_BA=jnp.where(called_B[:, None], arguments_BA, 0),
         well_formed_B=_well_formed(bytes_BN, n_B, think, call, answer) & ~jnp.asarray(overflow_B),
@@ -302,8 +309,8 @@ def parse_turn(
 class Stops(NamedTuple):
     """An automaton over token ids that notices a stop string, also one that spans tokens.
 
-    ``state_B = stops.table[state_B, token_B]`` from 0 on; ``state_B == stops.found`` from the token on that completes
-    a stop string.
+    ``state_B = stops.table[state_B, token_B]`` from 0 on; ``state_B == stops.found`` from the token on that
+    completes a stop string.
 
     Attributes:
       table: int16 [n_states, V].
@@ -338,7 +345,9 @@ def compile_stops(
             if any(text.endswith(stop) for stop in stops):
                 step[state, byte] = found
             else:
-                step[state, byte] = next(index[text[at:]] for at in range(len(text) + 1) if text[at:] in index)
+                step[state, byte] = next(
+                    index[text[at:]] for at in range(len(text) + 1) if text[at:] in index
+                )
     pieces_VM, sizes_V = token_bytes
     table = np.repeat(np.arange(found + 1, dtype=np.int16)[:, None], len(sizes_V), axis=1)
     for at in range(pieces_VM.shape[1]):

@@ -1,4 +1,4 @@
-"""Tokenizers behind one small protocol. Everything the device knows of text comes from :meth:`token_bytes`."""
+"""Tokenizers behind one small protocol. All the device knows of text is :meth:`token_bytes`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TAGS = (
     "<|vision_end|>",
     "<|image_pad|>",
 )
-"""Strings of the dialect. The tiny vocabulary holds each as one symbol; a hub vocabulary may spell some out."""
+"""Strings of the dialect. The tiny vocabulary holds each as one symbol; a hub's may spell some out."""
 
 TINY_MODEL = Path(__file__).with_name("medvista_tiny.model")
 
@@ -62,15 +62,15 @@ class Tokenizer(Protocol):
         ...
 
     def token_bytes(self) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [V, M] bytes of each id, zero-padded, and int32 [V] how many there are. Pad stands for none."""
+        """uint8 [V, M] bytes of each id, zero-padded, and int32 [V] how many. Pad stands for none."""
         ...
 
 
 def encode_plain(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of text that must not open or close anything: a tag spelt out in it stays ordinary characters.
 
-    Each tag of :data:`TAGS` and each special symbol of the tokenizer is cut after its first character, and the two
-    parts are encoded alone. Decoding gives ``text`` back.
+    Each tag of :data:`TAGS` and each special symbol of the tokenizer is cut after its first character, and
+    the two parts are encoded alone. Decoding gives ``text`` back.
     """
     symbols = sorted({*TAGS, *tokenizer.special} - {"\n"}, key=len, reverse=True)
     cuts = [match.start() + 1 for match in re.finditer("|".join(map(re.escape, symbols)), text)]
@@ -95,22 +95,26 @@ def pack_token_bytes(pieces: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 class SentencePieceTokenizer:
     """A SentencePiece model trained by :mod:`medvista_jax.text.train_tokenizer`.
 
-    ``decode(encode(text)) == text`` for every string without lone surrogates: identity normalisation, no dummy prefix,
-    byte fallback, digits one by one.
+    ``decode(encode(text)) == text`` for every string without lone surrogates: identity normalisation, no
+    dummy prefix, byte fallback, digits one by one.
 
     Attributes:
       path: the ``.model`` file.
 
     Raises:
-      OSError: on first use, when the file is absent or no SentencePiece model.
-      ValueError: on first use, when the model has no pad id or lacks byte fallback.
+      OSError: on first use, when the file cannot be read.
+      ValueError: on first use, when it is no SentencePiece model, has no pad id or lacks byte fallback.
     """
 
     path: str | Path = TINY_MODEL
 
     @functools.cached_property
     def _processor(self) -> sentencepiece.SentencePieceProcessor:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(self.path))
+        model = Path(self.path).read_bytes()
+        try:
+            processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise ValueError(f"{self.path} is no SentencePiece model: {error}") from None
         if processor.pad_id() < 0:
             raise ValueError(f"{self.path}: the model has no pad id; train it with train_tokenizer.py")
         if processor.piece_to_id("<0x00>") == processor.unk_id():
@@ -166,7 +170,11 @@ class SentencePieceTokenizer:
 @functools.cache
 def _gpt2_byte_decoder() -> dict[str, int]:
     """Character → byte of the byte-level BPE alphabet (openai/gpt-2, ``encoder.py``)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     rest = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}
 
@@ -175,8 +183,11 @@ def _gpt2_byte_decoder() -> dict[str, int]:
 class HubTokenizer:
     """A Hugging Face *fast* byte-level BPE tokenizer (Qwen, SmolLM2, GPT-2) behind :class:`Tokenizer`.
 
+    Text comes back as the tokenizer's own normaliser leaves it (Qwen's composes accents, NFC).
+
     Attributes:
-      backend: a ``tokenizers.Tokenizer``, or a transformers fast tokenizer (its ``backend_tokenizer`` is taken).
+      backend: a ``tokenizers.Tokenizer``, or a transformers fast tokenizer (its ``backend_tokenizer`` is
+        taken).
       pad: text of the pad symbol.
       size: rows of the model's embedding where they outnumber the vocabulary; 0 takes the vocabulary's.
 

@@ -1,6 +1,6 @@
 """Train the tiny model's tokenizer. The same corpus gives the same bytes.
 
-    python -m medvista_jax.text.train_tokenizer --corpus corpus.txt --out medvista_jax/text/medvista_tiny.model
+    python -m medvista_jax.text.train_tokenizer --corpus FILE --out medvista_tiny.model
 
 The corpus is a text file, one document a line; a corpus of the registered tools comes from
 ``python -m medvista_jax.text.corpus --out corpus.txt``.
@@ -21,12 +21,13 @@ from medvista_jax.text.tokenizer import TAGS
 def train(documents: Iterable[str], vocab_size: int = 512, max_piece_length: int = 24) -> bytes:
     """A serialised SentencePiece model.
 
-    Pieces may cross words and scripts, so that the skeleton of a frequent call is a few tokens; digits are always
-    alone; tags and the newline are single symbols; what the pieces cannot spell falls back to bytes.
+    Pieces may cross words and scripts, so that the skeleton of a frequent call is a few tokens; digits are
+    always alone; tags and the newline are single symbols; what the pieces cannot spell falls back to bytes.
 
     Args:
       documents: texts; tags in them count as symbols.
-      vocab_size: upper bound of the vocabulary, byte tokens (256) and tags included. A small corpus gives fewer.
+      vocab_size: upper bound of the vocabulary, byte tokens (256) and tags included. A small corpus gives
+        fewer.
       max_piece_length: longest piece in characters.
 
     Raises:
@@ -47,7 +48,7 @@ def train(documents: Iterable[str], vocab_size: int = 512, max_piece_length: int
         split_by_whitespace=False,
         split_by_unicode_script=False,
         split_by_number=False,
-        treat_whitespace_as_suffix=True,  # a piece may end in a space but not begin with one: ", " before digits
+        treat_whitespace_as_suffix=True,  # a piece may end in a space, not begin with one: ", " before digits
         split_digits=True,
         byte_fallback=True,
         character_coverage=1.0,
@@ -64,7 +65,9 @@ def train(documents: Iterable[str], vocab_size: int = 512, max_piece_length: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--corpus", type=Path, required=True, help="text file, one document a line")
     parser.add_argument("--out", type=Path, required=True, help="where the .model file goes")
     parser.add_argument("--vocab-size", type=int, default=512)

@@ -1,3 +1,5 @@
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,7 +68,7 @@ def test_restores_into_shapes_alone(tmp_path):
 
 def test_updates_after_save_do_not_reach_the_checkpoint(tmp_path):
     # Large enough that the writing is still going on when the donated buffer is written over.
-    state = {"device": jnp.ones((4_000_000,)), "host": np.ones(1000)}
+    state = {"device": jnp.ones((4_000_000,)), "host": np.ones(8_000_000)}
     update = jax.jit(lambda x: x * 2 + 5, donate_argnums=0)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state)
@@ -75,7 +77,7 @@ def test_updates_after_save_do_not_reach_the_checkpoint(tmp_path):
             device = update(device)
         device.block_until_ready()
         state["host"][:] = -1
-        _, restored, _ = checkpoints.restore({"device": device, "host": np.zeros(1000)})
+        _, restored, _ = checkpoints.restore({"device": device, "host": np.zeros(8_000_000)})
     assert np.all(np.asarray(restored["device"]) == 1)
     assert np.all(restored["host"] == 1)
 
@@ -134,8 +136,10 @@ def test_what_cannot_be_stored_is_refused_by_name(tmp_path):
             checkpoints.save(1, {"a": 1}, {"config": object()})
 
 
-def test_saving_prints_nothing(tmp_path, capfd):
-    with Checkpoints(tmp_path) as checkpoints:
+def test_saving_prints_nothing(tmp_path, capfd, caplog):
+    logging.getLogger("absl").setLevel(logging.INFO)  # what a program that logs has
+    with caplog.at_level(logging.INFO), Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(3)})
         checkpoints.restore({"x": jnp.ones(3)})
+    assert [record for record in caplog.records if record.name == "absl"] == []
     assert "".join(capfd.readouterr()) == ""

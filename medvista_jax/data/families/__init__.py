@@ -18,8 +18,8 @@ class Family:
 
     Attributes:
       name: key in ``FAMILIES``.
-      needs: "none", "zoom" (the thumbnail provably cannot tell), "detail" (zoom helps), "window", "several" (crops) or
-        "measure".
+      needs: "none", "zoom" (the thumbnail provably cannot tell), "detail" (zoom helps), "window", "several"
+        (crops) or "measure".
       options: every answer the family can give.
       choices: how many options one item offers.
       description: one line for tables and contact sheets.
@@ -57,7 +57,15 @@ FAMILIES: dict[str, Family] = {
             (*_ALL, "nuclei"),
             anatomy.draw_modality,
         ),
-        Family("side", "none", ("left", "right"), 2, "side of the image a marker lies on", _ALL, anatomy.draw_side),
+        Family(
+            "side",
+            "none",
+            ("left", "right"),
+            2,
+            "side of the image a marker lies on",
+            _ALL,
+            anatomy.draw_side,
+        ),
         Family(
             "structure_visible",
             "detail",
@@ -104,12 +112,32 @@ FAMILIES: dict[str, Family] = {
             implanted.draw_same_shape,
         ),
         Family(
-            "nuclei_count", "detail", nuclei.COUNTS, 4, "nuclei in a marked box", ("nuclei",), nuclei.draw_nuclei_count
+            "nuclei_count",
+            "detail",
+            nuclei.COUNTS,
+            4,
+            "nuclei in a marked box",
+            ("nuclei",),
+            nuclei.draw_nuclei_count,
         ),
         Family(
-            "larger", "measure", ("a", "b"), 2, "larger of two lettered nuclei", ("nuclei",), nuclei.draw_larger
+            "larger",
+            "measure",
+            ("a", "b"),
+            2,
+            "larger of two lettered nuclei",
+            ("nuclei",),
+            nuclei.draw_larger,
         ),
-        Family("brighter", "measure", ("a", "b"), 2, "brighter of two framed regions", _ALL, measured.draw_brighter),
+        Family(
+            "brighter",
+            "measure",
+            ("a", "b"),
+            2,
+            "brighter of two framed regions",
+            _ALL,
+            measured.draw_brighter,
+        ),
         Family(
             "lesion_ct",
             "window",

@@ -17,14 +17,16 @@ from medvista_jax.data.splits import PLANES
 
 MODALITIES = ("mr", "ct", "film", "fundus", "histology", "fluorescence")
 VISIBLE_PIXELS = 60
-"""A structure counts as visible from this area on, and as absent when it has no pixel within two millimetres."""
+"""A structure counts as visible from this area on, and as absent when it has no pixel within two
+millimetres.
+"""
 
 LARGE_PIXELS = 80
 """Slices that show a structure with this area may have a marker put into it."""
 
 
 def spoken(options: tuple[str, ...]) -> str:
-    """"a, b or c"."""
+    """Options as a question lists them: ``a, b or c``."""
     return ", ".join(options[:-1]) + " or " + options[-1]
 
 
@@ -103,7 +105,9 @@ def _extent(mask: np.ndarray) -> tuple[slice, slice] | None:
 
 
 def draw_structure_visible(pool: Pool, rng: Rng) -> Draft:
-    """Is a named structure in this slice? Structure and plane are drawn first, then yes or no, then a slice."""
+    """Is a named structure in this slice? Structure and plane are drawn first, then yes or no, then a
+    slice.
+    """
     table = _structures(pool)
     name, plane = table.both[rng.integers(len(table.both))]
     options = ("yes", "no")
@@ -149,7 +153,9 @@ def _core(base: Base, name: str) -> np.ndarray:
 
 
 def draw_structure_at_marker(pool: Pool, rng: Rng) -> Draft:
-    """Which structure is in the middle of the ring? Answer and three wrong options are drawn before the slice."""
+    """Which structure is in the middle of the ring? Answer and three wrong options are drawn before the
+    slice.
+    """
     table = _structures(pool)
     order = [table.named[i] for i in rng.permutation(len(table.named))[:4]]
     answer = order[0]

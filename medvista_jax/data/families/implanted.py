@@ -1,4 +1,6 @@
-"""Questions about implanted targets; see ``medvista_jax.data.implants`` for why the thumbnail cannot answer them."""
+"""Questions about implanted targets; see ``medvista_jax.data.implants`` for why the thumbnail cannot answer
+them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from medvista_jax.data.item import Draft
 from medvista_jax.data.pool import Base, Pool, Rng, place_square
 
 APART = 96
-"""Two targets of ``same_shape`` differ by this many pixels or more in y or in x: no 64 px crop can hold both."""
+"""Two targets of ``same_shape`` differ by this many pixels or more in y or in x: no 64 px crop can hold
+both.
+"""
 
 _CONCEPT_OF = {
     name: CONCEPT[f"implanted {name}" if name in SHAPES else f"implanted {name} stripes"] for name in IMPLANTS

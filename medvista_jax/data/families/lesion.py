@@ -1,9 +1,10 @@
 """Is there an implanted low-contrast lesion in the CT? Needs a narrower display window, by construction.
 
-The default window spans 4080 stored units, so one 8-bit display level is exactly 16 HU. The lesion moves each pixel
-only *within* its level: a value 16g + r becomes 16g + r' with r' near +5, and never touches a level's edge. Rounded to
-8 bits the default view is therefore bit-identical with and without the lesion. The window's lower end is chosen from
-the mean of the place (lesion or not), so that ordinary tissue sits at r = -4 and has nine HU to rise.
+The default window spans 4080 stored units, so one 8-bit display level is exactly 16 HU. The lesion moves each
+pixel only *within* its level: a value 16g + r becomes 16g + r' with r' near +6, and never touches a level's
+edge. Rounded to 8 bits the default view is therefore bit-identical with and without the lesion. The window's
+lower end is chosen from the mean of the place (lesion or not), so that ordinary tissue sits at r = -4 and has
+ten HU to rise.
 """
 
 from __future__ import annotations
@@ -15,27 +16,33 @@ from scipy import ndimage
 
 from medvista_jax.data.canvas import CANVAS, to_frame
 from medvista_jax.data.concepts import CONCEPT
+from medvista_jax.data.images import HU_OFFSET
 from medvista_jax.data.item import Draft
 from medvista_jax.data.pool import Pool, Rng
 
 STEP = 16
 """HU per 8-bit level of the default window."""
 
-RISE = 5
+RISE = 6
 """Where in its level a lesion pixel ends up, from -8 to 8."""
 
 _REACH = 18
+_EVEN = 41  # side of the neighbourhood that must be even, or the image's own edges would hide the lesion
 _SOURCES = ("ct-head", "ct-abdomen")
 
 
 def default_window(mean: int) -> tuple[float, float]:
-    """Default window (black, white) for a place of mean stored value ``mean``: 255 levels of 16, mean at level - 4."""
+    """Default window (black, white) for a place of mean stored value ``mean``: 255 levels of 16, mean at
+    level - 4.
+    """
     low = float((mean + 4) % STEP - STEP)
     return low, low + 255.0 * STEP
 
 
-def add_lesion(stored: np.ndarray, low: float, centre: tuple[int, int], radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Raises a soft disc by up to nine HU without changing any default display level.
+def add_lesion(
+    stored: np.ndarray, low: float, centre: tuple[int, int], radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Raises a soft disc by about ten HU without changing any default display level.
 
     Args:
       stored: uint16 [256, 256], HU + 1024.
@@ -51,7 +58,8 @@ def add_lesion(stored: np.ndarray, low: float, centre: tuple[int, int], radius: 
     offset = stored[there].astype(np.int64) - int(low)
     level = np.rint(offset / STEP).astype(np.int64)
     rest = offset - STEP * level
-    # Values on the very edge between two levels stay: arithmetic in another precision might round them otherwise.
+    # Values on the very edge between two levels stay: arithmetic in another precision might round them
+    # otherwise.
     weight = np.where(np.abs(rest) >= STEP // 2, 0.0, weight)
     raised = np.rint(rest + weight * (RISE - rest)).astype(np.int64)
     out = stored.copy()
@@ -68,9 +76,10 @@ def _places(pool: Pool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for name in _SOURCES:
         view = pool.view(name)
         stored = view.stored.astype(np.float64)
+        wide = ndimage.uniform_filter(stored, _EVEN)
+        spread = np.sqrt(np.maximum(ndimage.uniform_filter(stored * stored, _EVEN) - wide * wide, 0.0))
         mean = ndimage.uniform_filter(stored, 25)
-        spread = np.sqrt(np.maximum(ndimage.uniform_filter(stored * stored, 25) - mean * mean, 0.0))
-        good = (spread < 6.0) & (mean > 1024) & (mean < 1184)
+        good = (spread < 4.0) & (mean > HU_OFFSET) & (mean < HU_OFFSET + 160)
         edge = _REACH + 4
         good[:edge] = good[-edge:] = False
         good[:, :edge] = good[:, -edge:] = False
@@ -102,7 +111,7 @@ def draw_lesion_ct(pool: Pool, rng: Rng) -> Draft:
     centre = cy - top, cx - left
     radius = float(rng.uniform(8.0, 14.0))
     window = default_window(mean)
-    good_window = mean - 24, mean + 36
+    good_window = mean - 20, mean + 30
     mirror = pool.split == "train" and bool(rng.integers(2))
     options = ("yes", "no")
     answer = options[rng.integers(2)]
@@ -116,5 +125,14 @@ def draw_lesion_ct(pool: Pool, rng: Rng) -> Draft:
     question = "Is there an implanted lesion? yes or no"
     source = pool.source(name, top, left)
     return Draft(
-        "ct", source, pixels, concepts, question, options, answer, (target,), window=window, good_window=good_window
+        "ct",
+        source,
+        pixels,
+        concepts,
+        question,
+        options,
+        answer,
+        (target,),
+        window=window,
+        good_window=good_window,
     )

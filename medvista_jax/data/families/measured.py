@@ -48,7 +48,9 @@ def draw_brighter(pool: Pool, rng: Rng) -> Draft:
 
 
 def _pair(corners: np.ndarray, means: np.ndarray) -> tuple[int, int] | None:
-    """Indices (brighter, darker) of the first pair that is far enough apart in place and in brightness, else None."""
+    """Indices (brighter, darker) of the first pair that is far enough apart in place and in brightness, else
+    None.
+    """
     for i in range(len(means)):
         for j in range(i):
             difference = means[i] - means[j]

@@ -25,15 +25,20 @@ SMALLEST = 60
 RATIO = 1.3
 """The larger of two marked nuclei has at least this many times the area of the other."""
 
+APART = 44
+"""Least distance, in y or in x, of two lettered nuclei, so that no letter lies between both."""
+
 _OVERHANG = 48
 
 UNCLEAR = (0.2, 0.8)
-"""A nucleus counts when more than half of it is in the box. Boxes that hold between these shares of any are not used,
-nor those that touch a nucleus which the border of the region cuts."""
+"""A nucleus counts when more than half of it is in the box. Boxes that hold between these shares of any are
+not used, nor those that touch a nucleus which the border of the region cuts."""
 
 
 def _inside(mask: np.ndarray, tops: np.ndarray, lefts: np.ndarray) -> np.ndarray:
-    """int64 [len(tops), len(lefts)]: pixels of ``mask`` in the box whose corner is (top, left) relative to it."""
+    """int64 [len(tops), len(lefts)]: pixels of ``mask`` in the box whose corner is (top, left) relative to
+    it.
+    """
     total = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     a, b = (np.clip(at, 0, mask.shape[0]) for at in (tops, tops + BOX))
     c, d = (np.clip(at, 0, mask.shape[1]) for at in (lefts, lefts + BOX))
@@ -86,7 +91,8 @@ def _nuclei(pool: Pool) -> _Nuclei:
 
 
 def _cut(pool: Pool, rng: Rng, within: PixelBox, margin: int) -> tuple[Base, Callable[[PixelBox], PixelBox]]:
-    """A canvas that holds ``within`` (region pixels y0, x0, y1, x1) with ``margin``, turned and mirrored at random.
+    """A canvas that holds ``within`` (region pixels y0, x0, y1, x1) with ``margin``, turned and mirrored at
+    random.
 
     Returns the base and a function from region boxes to canvas boxes.
     """
@@ -154,6 +160,8 @@ def draw_larger(pool: Pool, rng: Rng) -> Draft:
         pair = table.objects[[small, large]]
         within = (*pair[:, :2].min(0), *pair[:, 2:].max(0))
         if max(within[2] - within[0], within[3] - within[1]) > CANVAS - 56:
+            continue
+        if np.abs(pair[0, :2] - pair[1, :2]).max() < APART:
             continue
         options = ("a", "b")
         answer = options[rng.integers(2)]
