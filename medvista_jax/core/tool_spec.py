@@ -17,7 +17,7 @@ class Argument:
       kind: ``"integer"``, ``"box"`` (array of four integers) or ``"enum"`` (one of ``choices``).
       minimum, maximum: inclusive bounds for integers and for each number of a box.
       choices: the strings of an enum; the parsed value is the index into this tuple.
-      default: parsed value when the key is absent; ``None`` makes the argument required. For a box: four integers.
+      default: parsed value when the key is absent (four integers for a box); ``None``: the argument is required.
     """
 
     name: str
@@ -30,9 +30,7 @@ class Argument:
 
     def __post_init__(self) -> None:
         if self.kind not in ("integer", "box", "enum"):
-            raise ValueError(
-                f"argument {self.name!r}: kind {self.kind!r} is not one of 'integer', 'box', 'enum'"
-            )
+            raise ValueError(f"argument {self.name!r}: kind {self.kind!r} is not one of 'integer', 'box', 'enum'")
         if self.kind == "enum" and not self.choices:
             raise ValueError(f"argument {self.name!r}: an enum needs at least one choice")
 

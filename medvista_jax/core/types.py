@@ -68,7 +68,7 @@ class Views:
     Attributes:
       source_BI: int32, which original image.
       box_BI4: float32, x1 y1 x2 y2 in 0…1 of the original.
-      window_BI2: float32, low and high of the intensity window in stored units; the view shows them as black and white.
+      window_BI2: float32, low and high of the intensity window in stored units, shown as black and white.
       count_B: int32, how many slots are in use.
     """
 
@@ -100,7 +100,7 @@ class Question:
     Attributes:
       tokens_PS: int32 prompt tokens, chat template applied, padded.
       valid_PS: bool.
-      feature_PS: int32, ``image * L + k`` where slot holds the k-th embedding of original image ``image``; -1 for text.
+      feature_PS: int32, ``image * L + k`` where the slot holds the k-th embedding of an original; -1 for text.
       bank: the original images.
       max_turns_P, max_calls_P: int32 budgets.
     """
@@ -142,7 +142,7 @@ class Turns:
 
 @struct.dataclass
 class Trajectory:
-    """One episode a row: exactly the ids that were sampled and what the environment put between them (promise 1).
+    """One episode a row: exactly the sampled ids and what the environment put between them (promise 1).
 
     Attributes:
       tokens_BS: int32 ids of prompt, turns and observations in the order the model read them.

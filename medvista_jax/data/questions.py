@@ -49,9 +49,7 @@ class QuestionPool:
                 raise ValueError(f"{item.id}: the answer {item.answer!r} takes more than {ANSWER_BYTES} bytes")
             self.answer[row, : len(answer)] = np.frombuffer(answer, np.uint8)
         specs = [tool.spec for tool in tools]
-        self._prompts = tuple(
-            self._render(tokenizer, offered, tokens_per_image) for offered in ((), tuple(specs))
-        )
+        self._prompts = tuple(self._render(tokenizer, offered, tokens_per_image) for offered in ((), tuple(specs)))
 
     def __len__(self) -> int:
         return len(self.items)

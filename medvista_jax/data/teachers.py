@@ -96,5 +96,8 @@ def teach(item, rng: np.random.Generator, config: TeacherConfig, tools: bool, tu
     if looks and rng.random() < config.direct:
         looks = []
     if len(looks) == 1 and item.needs in ("zoom", "detail") and rng.random() < config.wrong_first:
-        looks = [zoom_turn(random_box(rng, config)), zoom_turn(noisy_box(item.targets[0], rng, config), "not there")]
+        looks = [
+            zoom_turn(random_box(rng, config)),
+            zoom_turn(noisy_box(item.targets[0], rng, config), "not there"),
+        ]
     return [*looks[: turns - 1], answer_turn(item.answer, "clear" if looks or not tools else "plain")]

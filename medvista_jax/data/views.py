@@ -10,9 +10,10 @@ from medvista_jax.learning.perception import PerceptionBatch
 
 
 def perception_batch(pool: QuestionPool, rows: np.ndarray, views: int, rng: np.random.Generator) -> PerceptionBatch:
-    """The whole image and ``views - 1`` random crops of each row, half of them near a target where there is one.
+    """The whole image and ``views - 1`` random crops of each row, most of them near a target where there is one.
 
-    Crops measure 48 to 128 canvas pixels a side, most of them near 64, where a view shows every pixel. Images with a window that shows more get it in half of the crops.
+    Crops measure 48 to 128 canvas pixels a side, most of them near 64, where a view shows every pixel. Images with a
+    window that shows more get it in half of the crops.
     """
     canvas = pool.pixels.shape[1]
     boxes = np.zeros((len(rows), views, 4), np.float32)

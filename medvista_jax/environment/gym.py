@@ -121,9 +121,7 @@ def reset(environment: Environment, question: Question, group: int) -> EnvState:
     )
 
 
-def step(
-    environment: Environment, state: EnvState, tokens_BT: Array, length_B: Array
-) -> tuple[EnvState, Observation]:
+def step(environment: Environment, state: EnvState, tokens_BT: Array, length_B: Array) -> tuple[EnvState, Observation]:
     """Carry out one turn of every row that is not done.
 
     Args:
@@ -153,9 +151,7 @@ def step(
     # ``count`` before the new view is the index that the policy will use for it.
     calls_B = state.calls_B + call_B
     must_answer_B = (turns_B + 1 >= state.max_turns_B) | (calls_B >= state.max_calls_B)
-    tokens_BW, valid_BW, within_BW = render(
-        environment.templates, fault_B, state.views.count_B[:, None], must_answer_B
-    )
+    tokens_BW, valid_BW, within_BW = render(environment.templates, fault_B, state.views.count_B[:, None], must_answer_B)
     first_B1 = state.views.count_B[:, None] * environment.tokens_per_image
     observation = Observation(
         tokens_BW=tokens_BW,
@@ -176,9 +172,7 @@ def step(
     return new_state, observation
 
 
-def _run_tools(
-    environment: Environment, state: EnvState, parsed: ParsedTurn, call_B: Array
-) -> tuple[Outcome, Array]:
+def _run_tools(environment: Environment, state: EnvState, parsed: ParsedTurn, call_B: Array) -> tuple[Outcome, Array]:
     """Every tool's kernel over all rows, the row's own tool selected; then the budgets."""
     views = state.views
     rows = RowViews(source_I=views.source_BI, box_I4=views.box_BI4, window_I2=views.window_BI2, count=views.count_B)

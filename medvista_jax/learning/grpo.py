@@ -139,9 +139,7 @@ def grpo_step(
         terms = PRESETS[config.reward](trajectory, key)
         advantage_B = group_normalised(terms.total_B, config.group)
     with jax.named_scope("update"):
-        gradients, metrics = policy_gradients(
-            model, config, state, trajectory, advantage_B, sampling.temperature
-        )
+        gradients, metrics = policy_gradients(model, config, state, trajectory, advantage_B, sampling.temperature)
         new_state = apply_gradients(state, gradients, optimizer)
     metrics |= rollout_metrics(trajectory, terms, config.group)
     metrics["gradient_norm"] = optax.global_norm(gradients)

@@ -112,6 +112,4 @@ def perception_step(
     (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(
         state.trainable, state.frozen, pixels_BhwC, labels_BNN
     )
-    return apply_gradients(state, gradients, optimizer), metrics | {
-        "gradient_norm": optax.global_norm(gradients)
-    }
+    return apply_gradients(state, gradients, optimizer), metrics | {"gradient_norm": optax.global_norm(gradients)}

@@ -1,7 +1,7 @@
 """Rewards as pure functions of a trajectory, on the device. Every term stays separate for the metrics.
 
-``vista_r1`` follows VISTA-R1 (arXiv 2511.19773), the template of MedVistaGym: R = R_rep + R_format + R_correct, gated in
-that order. The paper names the levels of repetition without their thresholds; ours are below.
+``vista_r1`` follows VISTA-R1 (arXiv 2511.19773), the template of MedVistaGym: R = R_rep + R_format + R_correct, gated
+in that order. The paper names the levels of repetition without their thresholds; ours are below.
 """
 
 from __future__ import annotations

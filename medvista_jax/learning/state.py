@@ -58,9 +58,7 @@ def split(params: Params, trainable: Sequence[str]) -> tuple[FlatParams, FlatPar
     return chosen, {path: leaf for path, leaf in flat.items() if path not in chosen}
 
 
-def start(
-    params: Params, trainable: Sequence[str], optimizer: optax.GradientTransformation, key: Array
-) -> TrainState:
+def start(params: Params, trainable: Sequence[str], optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     """A state before the first step. Buffers are copied, since steps donate them."""
     moving, still = split(jax.tree.map(lambda x: x.copy(), params), trainable)
     return TrainState(
@@ -95,11 +93,7 @@ class OptimizerConfig:
         )
 
 
-def apply_gradients(
-    state: TrainState, gradients: FlatParams, optimizer: optax.GradientTransformation
-) -> TrainState:
+def apply_gradients(state: TrainState, gradients: FlatParams, optimizer: optax.GradientTransformation) -> TrainState:
     """One update."""
     updates, memory = optimizer.update(gradients, state.optimizer, state.trainable)
-    return state.replace(
-        trainable=optax.apply_updates(state.trainable, updates), optimizer=memory, step=state.step + 1
-    )
+    return state.replace(trainable=optax.apply_updates(state.trainable, updates), optimizer=memory, step=state.step + 1)

@@ -18,7 +18,15 @@ from medvista_jax.core.types import Array, Params, Question, Trajectory, Turns
 from medvista_jax.environment import gym
 from medvista_jax.environment.gym import Environment, EnvState
 from medvista_jax.models.vlm import Features, KVCache, VisionLanguageModel
-from medvista_jax.rollout.record import Record, empty_record, empty_turns, finish, total_slots, write, write_turn
+from medvista_jax.rollout.record import (
+    Record,
+    empty_record,
+    empty_turns,
+    finish,
+    total_slots,
+    write,
+    write_turn,
+)
 from medvista_jax.rollout.sampling import Sampling, choose, log_softmax_at, row_keys
 
 
@@ -135,9 +143,7 @@ def _prefill(
         sampled=False,
     )
     spare = environment.image_slots(originals) - originals
-    features = jax.tree.map(
-        lambda x: jnp.pad(each(x), ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2)), features
-    )
+    features = jax.tree.map(lambda x: jnp.pad(each(x), ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2)), features)
     return _Carry(
         turn=jnp.zeros((), jnp.int32),
         at=jnp.full((), prompt_slots, jnp.int32),

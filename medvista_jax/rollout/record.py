@@ -54,9 +54,7 @@ def write(
     """Write a chunk at slots ``at … at + T``."""
 
     def put(row_BS: Array, chunk_BT: Array) -> Array:
-        start = (jnp.zeros((), jnp.int32), jnp.asarray(at, jnp.int32)) + (jnp.zeros((), jnp.int32),) * (
-            row_BS.ndim - 2
-        )
+        start = (jnp.zeros((), jnp.int32), jnp.asarray(at, jnp.int32)) + (jnp.zeros((), jnp.int32),) * (row_BS.ndim - 2)
         return jax.lax.dynamic_update_slice(row_BS, chunk_BT.astype(row_BS.dtype), start)
 
     sampled_BT = valid_BT if sampled else jnp.zeros_like(valid_BT)

@@ -27,12 +27,8 @@ def enact(
     """
     batch, prompt_slots = question.tokens_PS.shape
     state = gym.reset(environment, question, 1)
-    record = empty_record(
-        batch, total_slots(environment, prompt_slots), model.position_axes, environment.pad_id
-    )
-    positions_BSZ, next_B = model.positions(
-        jnp.zeros((batch,), jnp.int32), question.valid_PS, question.feature_PS
-    )
+    record = empty_record(batch, total_slots(environment, prompt_slots), model.position_axes, environment.pad_id)
+    positions_BSZ, next_B = model.positions(jnp.zeros((batch,), jnp.int32), question.valid_PS, question.feature_PS)
     record = write(
         record,
         0,
@@ -57,9 +53,7 @@ def enact(
         tokens_BT = script.tokens_BRT[:, turn]
         valid_BT = slots_T[None, :] < length_B[:, None]
         positions_BTZ, next_B = model.positions(record.next_B, valid_BT, no_feature_BT)
-        record = write(
-            record, at, tokens_BT, valid_BT, no_feature_BT, positions_BTZ, next_B, sampled=True, turn=turn
-        )
+        record = write(record, at, tokens_BT, valid_BT, no_feature_BT, positions_BTZ, next_B, sampled=True, turn=turn)
         at += environment.turn_tokens
         state, observation = gym.step(environment, state, tokens_BT, length_B)
         turns = write_turn(turns, turn, observation.parsed, length_B, active_B)
