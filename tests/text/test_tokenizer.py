@@ -124,6 +124,9 @@ def test_tags_are_one_id_each_and_digits_stand_alone(which, fresh) -> None:
     tokenizer = {"shipped": TINY, "fresh": fresh}[which]
     for tag in (*TAGS, "\n"):
         assert tokenizer.encode(tag) == [tokenizer.special[tag]]
+        for around in ("user", "system", "<|", " ", '{"name": "', "Which ", "image 1", tag):
+            parts = [tokenizer.encode(part) for part in (around, tag, around)]
+            assert tokenizer.encode(around + tag + around) == sum(parts, [])  # nothing merges across a tag
     table, lengths = tokenizer.token_bytes()
     for row, length in zip(table, lengths, strict=True):
         piece = row[:length].tobytes()
