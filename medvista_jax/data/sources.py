@@ -161,11 +161,11 @@ def stardist_file(relative: str) -> pathlib.Path:
         "--quiet",
         STARDIST,
     ]
+    wanted = ", ".join(pathlib.Path(name).name for name in STARDIST_FILES)
     remedy = (
         f"The atlas needs three images (nuclei, H&E) from the wheel of {STARDIST}. With a network, run: "
-        f"python -m pip download --no-deps {STARDIST} ; without one, fetch that wheel elsewhere, unzip it and "
-        f"put {', '.join(pathlib.Path(name).name for name in STARDIST_FILES)} (from stardist/data/images) into "
-        f"{folder}."
+        f"python -m pip download --no-deps {STARDIST} ; without one, fetch that wheel elsewhere, unzip it "
+        f"and put {wanted} (from stardist/data/images) into {folder}."
     )
     print(f"medvista_jax: fetching images of {STARDIST} (3 MB, once) …", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as temporary:

@@ -4,6 +4,7 @@ import collections
 import hashlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -118,6 +119,20 @@ def test_answers_are_uniform_and_the_question_does_not_tell_them(family):
             text,
             counts,
         )
+
+
+def test_items_are_made_fast():
+    """Thousands are made when an experiment starts. Usually 0.1 to 0.4 ms; the bound leaves room for a busy
+    machine.
+    """
+    atlas = Atlas("train")
+    for family in FAMILIES:
+        spent = []
+        for index in range(40):
+            started = time.perf_counter()
+            atlas.item(family, index)
+            spent.append(time.perf_counter() - started)
+        assert np.median(spent) < 5e-3, family
 
 
 def test_plan_keeps_proportions_and_never_repeats():

@@ -183,6 +183,12 @@ def test_lesion_is_bit_invisible_by_default_and_shows_in_its_window(split, monke
         low, high = (np.float32(value) for value in item.window)
         single = [np.rint((one.pixels - low) / (high - low) * np.float32(255)) for one in (item, twin)]
         assert (single[0] == single[1]).all()
+        # Neither value of a changed pixel is on the edge between two levels, where rounding could go either
+        # way.
+        changed = item.pixels != twin.pixels
+        for one in (item, twin):
+            rest = (one.pixels[changed].astype(int) - int(low) + lesion.STEP // 2) % lesion.STEP
+            assert rest.min() >= 1
         shown, plain = (display(one.pixels, item.good_window)[..., 0].astype(float) for one in (item, twin))
         seen.append((shown - plain)[body].mean())
         assert (item.good_window, item.window, item.targets) == (twin.good_window, twin.window, twin.targets)

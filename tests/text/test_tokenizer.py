@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medvista_jax.text import train_tokenizer
 from medvista_jax.text.corpus import build_corpus
 from medvista_jax.text.tokenizer import (
     TAGS,
@@ -103,14 +106,34 @@ def test_table_has_a_row_an_id(tokenizer: Tokenizer) -> None:
             assert table[index, : lengths[index]].tobytes() == symbol.encode()
 
 
-def test_tags_are_one_id_each_and_digits_stand_alone() -> None:
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory) -> SentencePieceTokenizer:
+    """A tokenizer from the training command, as a user runs it."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    corpus, model = folder / "corpus.txt", folder / "fresh.model"
+    corpus.write_text("\n".join(build_corpus(TWO, documents=300)) + "\n", encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train_tokenizer", "--corpus", str(corpus), "--out", str(model)])
+        train_tokenizer.main()
+    assert model.read_bytes() == train_tokenizer.train(build_corpus(TWO, documents=300))
+    return SentencePieceTokenizer(model)
+
+
+@pytest.mark.parametrize("which", ["shipped", "fresh"])
+def test_tags_are_one_id_each_and_digits_stand_alone(which, fresh) -> None:
+    tokenizer = {"shipped": TINY, "fresh": fresh}[which]
     for tag in (*TAGS, "\n"):
-        assert TINY.encode(tag) == [TINY.special[tag]]
-    table, lengths = TINY.token_bytes()
+        assert tokenizer.encode(tag) == [tokenizer.special[tag]]
+        for around in ("user", "system", "<|", " ", '{"name": "', "Which ", "image 1", tag):
+            parts = [tokenizer.encode(part) for part in (around, tag, around)]
+            assert tokenizer.encode(around + tag + around) == sum(parts, [])  # nothing merges across a tag
+    table, lengths = tokenizer.token_bytes()
     for row, length in zip(table, lengths, strict=True):
         piece = row[:length].tobytes()
         assert length == 1 or not any(byte in b"0123456789" for byte in piece), piece
-    assert len(TINY.encode("-")) == 1 and all(len(TINY.encode(digit)) == 1 for digit in "0123456789")
+    assert all(len(tokenizer.encode(character)) == 1 for character in "-0123456789")
+    for text in AWKWARD:
+        assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_a_call_is_short() -> None:

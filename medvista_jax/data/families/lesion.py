@@ -4,7 +4,8 @@ The default window spans 4080 stored units, so one 8-bit display level is exactl
 pixel only *within* its level: a value 16g + r becomes 16g + r' with r' near +6, and never touches a level's
 edge. Rounded to 8 bits the default view is therefore bit-identical with and without the lesion. The window's
 lower end is chosen from the mean of the place (lesion or not), so that ordinary tissue sits at r = -4 and has
-ten HU to rise.
+ten HU to rise. A view that is *not* rounded to 8 bits still holds the ten HU, as a quarter to two thirds of a
+level: whoever shows the default window must round.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ class _Nuclei:
     Attributes:
       labels: uint16 [Y, X] instances of the region.
       boxes: count (as text) to int [N, 2] corners of boxes that hold that many nuclei beyond doubt.
-      objects: int [K, 4] bounding boxes y0, x0, y1, x1 of nuclei that the region holds whole.
+      objects: int [K, 4] bounding boxes y0, x0, y1, x1 of nuclei that the region holds whole and that touch no
+        other: a letter beside one of two that touch could mean either.
       areas: int [K] pixels of those nuclei.
     """
 
@@ -75,7 +76,10 @@ class _Nuclei:
                 near = slice(top, bottom), slice(left, right)
                 count[near] += share > 0.5
                 unclear[near] |= ((share > UNCLEAR[0]) & (share < UNCLEAR[1])) | ((share > 0) & (not whole))
-            if whole and mask.sum() >= SMALLEST:
+            wide = tuple(slice(max(0, t.start - 3), t.stop + 3) for t in there)
+            around = ndimage.binary_dilation(self.labels[wide] == index, iterations=3)
+            alone = not (around & (self.labels[wide] > 0) & (self.labels[wide] != index)).any()
+            if whole and alone and mask.sum() >= SMALLEST:
                 objects.append((y0, x0, y1, x1))
                 areas.append(int(mask.sum()))
         self.objects, self.areas = np.array(objects), np.array(areas)
