@@ -108,7 +108,7 @@ class Checkpoints:
         step = steps[-1] if step is None else step
         if step not in steps:
             raise CheckpointError(f"no checkpoint of step {step} in {self.folder}; there are {steps}")
-        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+        about = self._about(step)
         wanted = _paths(like)
         difference = compare_leaves(about["leaves"], {path: _describe(leaf) for path, leaf in wanted.items()})
         if difference:
@@ -121,6 +121,21 @@ class Checkpoints:
         ).state
         leaves = [_revived(leaf, flat[path]) for path, leaf in wanted.items()]
         return step, jax.tree.unflatten(jax.tree.structure(like), leaves), about["metadata"]
+
+    def metadata(self, step: int | None = None) -> dict[str, Any]:
+        """Metadata of a checkpoint, the newest when left out, without reading its arrays.
+
+        Raises:
+          CheckpointError: there is none.
+        """
+        self.wait()
+        step = self._manager.latest_step() if step is None else step
+        if step is None or step not in self._manager.all_steps():
+            raise CheckpointError(f"no checkpoint{'' if step is None else f' of step {step}'} in {self.folder}")
+        return self._about(step)["metadata"]
+
+    def _about(self, step: int) -> dict[str, Any]:
+        return self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
 
     def latest(self) -> int | None:
         """Number of the newest complete checkpoint, ``None`` when there is none."""

@@ -2,8 +2,8 @@
 
     python -m medvista_jax.text.train_tokenizer --corpus FILE --out medvista_tiny.model
 
-The corpus is a text file, one document a line; a corpus of the registered tools comes from
-``python -m medvista_jax.text.corpus --out corpus.txt``.
+The corpus is a text file, one document a line. The shipped model comes from the atlas' own episodes:
+``python -m medvista_jax.data.tokenizer_corpus --out corpus.txt``, with the defaults below.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sentencepiece
 from medvista_jax.text.tokenizer import TAGS
 
 
-def train(documents: Iterable[str], vocab_size: int = 512, max_piece_length: int = 24) -> bytes:
+def train(documents: Iterable[str], vocab_size: int = 768, max_piece_length: int = 32) -> bytes:
     """A serialised SentencePiece model.
 
     Pieces may cross words and scripts, so that the skeleton of a frequent call is a few tokens; digits are
@@ -70,8 +70,8 @@ def main() -> None:
     )
     parser.add_argument("--corpus", type=Path, required=True, help="text file, one document a line")
     parser.add_argument("--out", type=Path, required=True, help="where the .model file goes")
-    parser.add_argument("--vocab-size", type=int, default=512)
-    parser.add_argument("--max-piece-length", type=int, default=24)
+    parser.add_argument("--vocab-size", type=int, default=768)
+    parser.add_argument("--max-piece-length", type=int, default=32)
     arguments = parser.parse_args()
     lines = arguments.corpus.read_text(encoding="utf-8").split("\n")
     arguments.out.write_bytes(

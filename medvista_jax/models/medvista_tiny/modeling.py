@@ -18,7 +18,7 @@ from medvista_jax.models.vlm import Features, KVCache
 class MedVistaTinyConfig:
     """Sizes. ``image`` pixels a side, ``patch`` pixels a patch, 2×2 patches merged into one embedding."""
 
-    vocab_size: int = 512
+    vocab_size: int = 768
     image: int = 64
     patch: int = 8
     channels: int = 1

@@ -5,11 +5,9 @@ python -m medvista_jax.text.corpus --out corpus.txt
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections.abc import Sequence
-from pathlib import Path
 
 from medvista_jax.core.tool_spec import Argument, ToolSpec
 from medvista_jax.text.chat import ERRORS, tool_line
@@ -103,22 +101,3 @@ def build_corpus(
         )
         lines.append("".join(parts).replace("\n", " "))
     return lines
-
-
-def main() -> None:
-    from medvista_jax.tools.registry import DEFAULT_TOOLS  # late: text stands below tools
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--documents", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    specs = [tool.spec for tool in DEFAULT_TOOLS.values()]
-    lines = build_corpus(specs, documents=arguments.documents, seed=arguments.seed)
-    arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
