@@ -66,7 +66,9 @@ def notices() -> tuple[Notice, ...]:
         Notice("shoulder", "pydicom-data", "MR2_UNCR.dcm, shoulder MR", dicom),
         Notice("fundus", "scikit-image", "retina.jpg, left eye (Häggström 2014)", "CC0"),
         Notice("ihc", "scikit-image", "ihc.png, colon, CDX2 stain", "no known restriction"),
-        Notice("he", "stardist", "histo.jpg, H&E section", "BSD-3-Clause package; data by TCGA, free to use"),
+        Notice(
+            "he", "stardist", "histo.jpg, H&E section", "package BSD-3-Clause; none stated for the picture"
+        ),
         Notice("nuclei", "stardist", "img2d.tif and mask2d.tif, fluorescence (DSB 2018, BBBC038)", "CC0"),
     )
 

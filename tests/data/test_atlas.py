@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import pathlib
 import subprocess
 import sys
 import time
@@ -44,8 +45,8 @@ def test_an_item_depends_on_seed_split_family_and_index_only():
 
 def test_another_process_makes_the_same_bytes():
     code = (
-        f"import sys; sys.path[:0] = {sys.path!r}; "
-        "from tests.data.test_atlas import digests; print(*digests('test'))"
+        f"import sys; sys.path[:0] = [{str(pathlib.Path(__file__).parent)!r}, *{sys.path!r}]; "
+        "from test_atlas import digests; print(*digests('test'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == digests("test")

@@ -51,8 +51,8 @@ class _Nuclei:
     Attributes:
       labels: uint16 [Y, X] instances of the region.
       boxes: count (as text) to int [N, 2] corners of boxes that hold that many nuclei beyond doubt.
-      objects: int [K, 4] bounding boxes y0, x0, y1, x1 of nuclei that the region holds whole and that touch no
-        other: a letter beside one of two that touch could mean either.
+      objects: int [K, 4] bounding boxes y0, x0, y1, x1 of nuclei that the region holds whole and that touch
+        no other: a letter beside one of two that touch could mean either.
       areas: int [K] pixels of those nuclei.
     """
 
