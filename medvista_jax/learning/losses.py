@@ -56,22 +56,15 @@ def mean_over(values_BS: Array, mask_BS: Array) -> Array:
     return jnp.sum(jnp.where(mask_BS, values_BS, 0.0)) / jnp.maximum(jnp.sum(mask_BS), 1)
 
 
-def clipped_policy_loss(
-    logprob_BS: Array,
-    behaviour_BS: Array,
-    advantage_B: Array,
-    mask_BS: Array,
-    clip_low: float,
-    clip_high: float,
+def clipped_surrogate(
+    logprob_BS: Array, behaviour_BS: Array, advantage_B: Array, clip_low: float, clip_high: float
 ) -> tuple[Array, Array]:
-    """PPO's clipped surrogate (arXiv 1707.06347) with separate bounds (DAPO, arXiv 2503.14476), averaged over tokens.
+    """PPO's clipped surrogate (arXiv 1707.06347) with separate bounds (DAPO, arXiv 2503.14476), to be maximised.
 
     Returns:
-      The loss and the share of tokens where the bound is active.
+      float32 ``[B, S]`` each: the surrogate of every token, and 1 where the bound is active.
     """
     ratio_BS = jnp.exp(logprob_BS - behaviour_BS)
-    clipped_BS = jnp.clip(ratio_BS, 1.0 - clip_low, 1.0 + clip_high)
-    gain_BS = ratio_BS * advantage_B[:, None]
-    bounded_BS = clipped_BS * advantage_B[:, None]
-    loss = -mean_over(jnp.minimum(gain_BS, bounded_BS), mask_BS)
-    return loss, mean_over((bounded_BS < gain_BS).astype(jnp.float32), mask_BS)
+    free_BS = ratio_BS * advantage_B[:, None]
+    bounded_BS = jnp.clip(ratio_BS, 1.0 - clip_low, 1.0 + clip_high) * advantage_B[:, None]
+    return jnp.minimum(free_BS, bounded_BS), (bounded_BS < free_BS).astype(jnp.float32)

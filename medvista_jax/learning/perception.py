@@ -21,11 +21,20 @@ from medvista_jax.tools.resample import apply_window, crop_resize
 
 @dataclasses.dataclass(frozen=True)
 class PerceptionConfig:
-    """``cells``: labels a side and patch; each patch names the concept at ``cells²`` points."""
+    """Settings of the loss.
+
+    Attributes:
+      concepts: how many.
+      cells: labels a side and patch; each patch names the concept at ``cells²`` points.
+      weights: of each concept in the loss; 1 beyond the end.
+      kinds: coarser kind of each concept. Views of more than half an image are asked for the kind only, since they
+        cannot show the rest (the class of an implanted target, by construction).
+    """
 
     concepts: int = 48
     cells: int = 2
-    weights: tuple[float, ...] = ()  # of each concept in the loss; 1 beyond the end
+    weights: tuple[float, ...] = ()
+    kinds: tuple[int, ...] = ()
 
 
 @struct.dataclass
@@ -72,8 +81,9 @@ def perception_loss(
     frozen: FlatParams,
     pixels_BhwC: Array,
     labels_BNN: Array,
+    coarse_B: Array,
 ) -> tuple[Array, dict[str, Array]]:
-    """Cross-entropy of the concept at every cell."""
+    """Cross-entropy of the concept at every cell, of its kind where ``coarse_B``."""
     params = join(trainable, frozen)
     patches_BLE = model.encode_patches(params, pixels_BhwC)
     batch, patches, _ = patches_BLE.shape
@@ -84,15 +94,26 @@ def perception_loss(
     labels = labels_BNN.reshape(batch, side, cells, side, cells).transpose(0, 1, 3, 2, 4)
     table = jnp.ones((config.concepts,)).at[: len(config.weights)].set(jnp.asarray(config.weights))
     weight = table[labels]
-    nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    hit = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    kinds = jnp.asarray(config.kinds or tuple(range(config.concepts)))
+    member = (kinds[:, None] == kinds[None, :]).astype(jnp.float32)
+    coarse_p = jnp.exp(log_p) @ member  # of the concept's whole kind
+    pick = lambda values: jnp.take_along_axis(values, labels[..., None], axis=-1)[..., 0]  # noqa: E731
+    coarse = coarse_B[:, None, None, None, None]
+    nll = -jnp.where(coarse, jnp.log(pick(coarse_p) + 1e-9), pick(log_p))
+    best = jnp.where(coarse[..., None], coarse_p, jnp.exp(log_p))
+    hit = (pick(best) >= jnp.max(best, axis=-1)).astype(jnp.float32)
     loss = jnp.sum(nll * weight) / jnp.sum(weight)
-    named = (labels > 0).astype(jnp.float32)
     return loss, {
         "loss": loss,
         "accuracy": jnp.mean(hit),
-        "accuracy_named": jnp.sum(hit * named) / jnp.maximum(jnp.sum(named), 1.0),
+        "accuracy_heavy_coarse": _share(hit, (weight > 1.0) & coarse),
+        "accuracy_heavy_fine": _share(hit, (weight > 1.0) & ~coarse),
     }
+
+
+def _share(hit: Array, mask: Array) -> Array:
+    return jnp.sum(hit * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
 @partial(jax.jit, static_argnames=("model", "optimizer", "config"), donate_argnames=("state",))
@@ -110,6 +131,6 @@ def perception_step(
     labels_BNN = labels_at(batch.concepts_PYX, batch.box_B4, side // model.config.patch * config.cells)
     loss = partial(perception_loss, model, config)
     (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(
-        state.trainable, state.frozen, pixels_BhwC, labels_BNN
+        state.trainable, state.frozen, pixels_BhwC, labels_BNN, batch.box_B4[:, 2] - batch.box_B4[:, 0] > 0.5
     )
     return apply_gradients(state, gradients, optimizer), metrics | {"gradient_norm": optax.global_norm(gradients)}

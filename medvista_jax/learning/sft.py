@@ -11,34 +11,42 @@ import optax
 
 from medvista_jax.core.types import Array, Question, Trajectory
 from medvista_jax.environment.gym import Environment
-from medvista_jax.learning.losses import mean_over, score_tokens
+from medvista_jax.learning.accumulate import Bucket, Metrics, accumulate
+from medvista_jax.learning.losses import score_tokens
 from medvista_jax.learning.state import FlatParams, TrainState, apply_gradients, join
 from medvista_jax.models.vlm import VisionLanguageModel
 from medvista_jax.rollout.loop import Script
-from medvista_jax.rollout.record import pack
 from medvista_jax.rollout.scripted import enact, encode_slots
 
 
 @dataclasses.dataclass(frozen=True)
 class SFTConfig:
-    """``length``: slots a packed trajectory may take; scripts are checked against it on the host."""
+    """Static settings.
 
-    length: int = 128
+    Attributes:
+      buckets: packed slots and image slots of a chunk, ascending; the whole trajectory where none holds it.
+      chunk: rows at a time.
+    """
+
+    buckets: tuple[Bucket, ...] = (Bucket(64, 1), Bucket(112, 2), Bucket(176, 3))
+    chunk: int = 16
 
 
-def sft_loss(
+def chunk_loss(
     model: VisionLanguageModel,
-    trainable: FlatParams,
     frozen: FlatParams,
+    tokens: Array,
+    trainable: FlatParams,
     trajectory: Trajectory,
-    pixels_BIhwC: Array,
-) -> tuple[Array, dict[str, Array]]:
-    """Mean negative log-likelihood of the teacher's tokens; observations and prompt carry no loss."""
+    extras: dict[str, Array],
+) -> tuple[Array, tuple[Metrics, Metrics]]:
+    """Negative log-likelihood of the teacher's tokens, divided by the batch's count of them; observations and prompt
+    carry no loss."""
     params = join(trainable, frozen)
-    features = encode_slots(model, params, pixels_BIhwC)
+    features = encode_slots(model, params, extras["images"])
     scores = score_tokens(model, params, trajectory, features, jnp.ones(()))
-    loss = -mean_over(scores.logprob_BS, trajectory.sampled_BS)
-    return loss, {"loss": loss, "entropy": mean_over(scores.entropy_BS, trajectory.sampled_BS)}
+    loss = -jnp.sum(scores.logprob_BS) / tokens
+    return loss, ({"loss": loss, "entropy": jnp.sum(scores.entropy_BS) / tokens}, {})
 
 
 @partial(jax.jit, static_argnames=("model", "optimizer", "config"), donate_argnames=("state",))
@@ -50,18 +58,21 @@ def sft_step(
     state: TrainState,
     question: Question,
     script: Script,
-) -> tuple[TrainState, dict[str, Array]]:
+) -> tuple[TrainState, Metrics]:
     """Play the scripts, score them, update. Returns the new state and scalar metrics."""
     trajectory, pixels_BIhwC = enact(model, environment, question, script)
-    longest = jnp.max(jnp.sum(trajectory.valid_BS, axis=1))
-    packed = pack(trajectory, config.length)
-    loss = partial(sft_loss, model)
-    (_, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(
-        state.trainable, state.frozen, packed, pixels_BIhwC
+    tokens = jnp.maximum(jnp.sum(trajectory.sampled_BS), 1).astype(jnp.float32)
+    whole = Bucket(trajectory.tokens_BS.shape[1], pixels_BIhwC.shape[1])
+    gradients, metrics = accumulate(
+        partial(chunk_loss, model, state.frozen, tokens),
+        state.trainable,
+        trajectory,
+        {"images": pixels_BIhwC},
+        (*config.buckets, whole),
+        config.chunk,
     )
     metrics |= {
         "gradient_norm": optax.global_norm(gradients),
-        "longest": longest,
         "faults": jnp.mean((trajectory.turns.fault_BR > 0).astype(jnp.float32)),
     }
     return apply_gradients(state, gradients, optimizer), metrics

@@ -19,9 +19,9 @@ class DecoderConfig:
     vocab_size: int
     width: int = 96
     layers: int = 3
-    heads: int = 4
-    kv_heads: int = 2
-    head_dim: int = 24
+    heads: int = 3
+    kv_heads: int = 1
+    head_dim: int = 32
     feed_forward: int = 256
     rope_theta: float = 10_000.0
     norm_epsilon: float = 1e-6
@@ -73,13 +73,16 @@ def attend(q_BTHD: Array, k_BKSD: Array, v_BKSD: Array, mask_BTS: Array) -> Arra
     # Queries that share keys stand side by side (M = T * shared): one matrix product a row and KV head.
     q_BKMD = q_BTHD.reshape(batch, length, kv_heads, shared, head_dim).transpose(0, 2, 1, 3, 4)
     q_BKMD = q_BKMD.reshape(batch, kv_heads, length * shared, head_dim) * head_dim**-0.5
-    # The cache is the left operand: as the right one a CPU would transpose all of it at every decoded token.
-    batch_axes = ((0, 1), (0, 1))
-    scores_BKSM = jax.lax.dot_general(k_BKSD, q_BKMD, (((3,), (3,)), batch_axes))
-    scores_BKMS = scores_BKSM.astype(jnp.float32).swapaxes(2, 3)
-    mask_BMS = jnp.repeat(mask_BTS, shared, axis=1)
-    weights_BKMS = jax.nn.softmax(jnp.where(mask_BMS[:, None], scores_BKMS, -1e30), axis=-1)
-    out_BKMD = jnp.einsum("bkms,bksd->bkmd", weights_BKMS.astype(v_BKSD.dtype), v_BKSD)
+    mask_BMS = jnp.repeat(mask_BTS, shared, axis=1) if shared > 1 else mask_BTS
+    if length == 1:
+        # Decoding: the cache is the left operand; as the right one a CPU would transpose all of it at every token.
+        scores_BKSM = jax.lax.dot_general(k_BKSD, q_BKMD, (((3,), (3,)), ((0, 1), (0, 1))))
+        scores_BKMS = scores_BKSM.swapaxes(2, 3)
+    else:
+        scores_BKMS = jnp.einsum("bkmd,bksd->bkms", q_BKMD, k_BKSD)
+    scores_BKMS = jnp.where(mask_BMS[:, None], scores_BKMS.astype(jnp.float32), -1e30)
+    weights_BKMS = jax.nn.softmax(scores_BKMS, axis=-1).astype(v_BKSD.dtype)
+    out_BKMD = jnp.einsum("bkms,bksd->bkmd", weights_BKMS, v_BKSD)
     out_BKTND = out_BKMD.reshape(batch, kv_heads, length, shared, head_dim)
     return out_BKTND.transpose(0, 2, 1, 3, 4).reshape(batch, length, heads * head_dim)
 
