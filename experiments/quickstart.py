@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
 from medvista_jax.data import controls
-from medvista_jax.data.atlas import CONCEPTS
+from medvista_jax.data.atlas import CONCEPTS, FAMILIES
 from medvista_jax.data.questions import QuestionPool
 from medvista_jax.data.sources import MissingSource
 from medvista_jax.data.teachers import TeacherConfig, teach
@@ -60,9 +59,9 @@ EXIT_INTERRUPTED = 130
 class PerceptionStage:
     """The image encoder learns dense labels of the training images, then stays frozen."""
 
-    images: int = 32
-    views: int = 4
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, steps=300)
+    images: int = 64
+    views: int = 2
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=4e-3, steps=220)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +70,15 @@ class SFTStage:
 
     batch: int = 64
     without_tools: float = 0.15
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, steps=250)
+    static: SFTConfig = SFTConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, steps=500)
 
 
 @dataclasses.dataclass(frozen=True)
 class GRPOStage:
     """Reinforcement learning. `without_tools` is the share of prompts that offer none."""
 
-    prompts: int = 32
+    prompts: int = 16
     without_tools: float = 0.15
     temperature: float = 1.0
     algorithm: GRPOConfig = GRPOConfig()
@@ -136,9 +136,10 @@ def rows_of_step(pool: QuestionPool, seed: int, stage: int, number: int, count: 
 def train_perception(config: Quickstart, seed: int, pool: QuestionPool, run: dict[str, Any]) -> TrainState:
     """Stage 1: encoder and a read-out that is thrown away afterwards."""
     stage, model = config.perception, config.setting.model
-    heavy = ("lesion", "marker", "nucleus", "frame")
+    heavy = ("lesion", "marker", "nucleus", "frame", "plate a", "plate b")
     weights = [0.1 if c == "nothing" else 4.0 if c.startswith("implanted") or c in heavy else 0.5 for c in CONCEPTS]
-    static = PerceptionConfig(concepts=len(CONCEPTS), weights=tuple(weights))
+    kinds = [len(CONCEPTS) if c.startswith("implanted") else index for index, c in enumerate(CONCEPTS)]
+    static = PerceptionConfig(concepts=len(CONCEPTS), weights=tuple(weights), kinds=tuple(kinds))
     optimizer = stage.optimizer.build()
     key_model, key_head, key_run = jax.random.split(jax.random.key(seed), 3)
     params = {**model.init(key_model), "head": init_head(model, static, key_head)}
@@ -154,7 +155,7 @@ def train_perception(config: Quickstart, seed: int, pool: QuestionPool, run: dic
             identity=fingerprint([seed, stage, static, config.items.train, config.setting]),
             step=partial(perception_step, model, optimizer, static),
             batch=batch,
-            shown=("loss", "accuracy_named"),
+            shown=("loss", "accuracy_heavy_fine"),
         ),
         start(params, ("^vision", "^head"), optimizer, key_run),
         **run,
@@ -166,7 +167,7 @@ def train_sft(
 ) -> TrainState:
     """Stage 2: connector and decoder learn the teacher's trajectories, or direct answers when `tools` is off."""
     stage, setting = config.sft, config.setting
-    static = SFTConfig(length=176, images=setting.turns) if tools else SFTConfig(length=64, images=1)
+    static = stage.static
     optimizer = stage.optimizer.build()
     params = {name: part for name, part in before.params().items() if name != "head"}
 
@@ -192,3 +193,223 @@ def train_sft(
         start(params, ("^connector", "^decoder"), optimizer, jax.random.key(seed + 1)),
         **{name: value for name, value in run.items() if name != "parent"},
     )
+
+
+def train_grpo(
+    config: Quickstart, seed: int, pool: QuestionPool, before: TrainState, run: dict[str, Any]
+) -> TrainState:
+    """Stage 3: the decoder learns from its own episodes; what makes image features is frozen."""
+    stage, setting = config.grpo, config.setting
+    optimizer = stage.optimizer.build()
+
+    def batch(number: int):
+        rows, rng = rows_of_step(pool, seed, 3, number, stage.prompts)
+        return pool.batch(rows, rng.random(stage.prompts) >= stage.without_tools)
+
+    def step(state: TrainState, batch):
+        sampling = Sampling.at(stage.temperature)
+        return grpo_step(setting.model, optimizer, stage.algorithm, setting.environment, state, *batch, sampling)
+
+    return run_stage(
+        Stage(
+            name="grpo",
+            steps=stage.optimizer.steps,
+            identity=fingerprint([run["parent"], stage]),
+            step=step,
+            batch=batch,
+            shown=("reward", "accuracy", "calls_per_question"),
+            save_every=25,
+        ),
+        start(before.params(), ("^decoder",), optimizer, jax.random.key(seed + 2)),
+        **{name: value for name, value in run.items() if name != "parent"},
+    )
+
+
+def train(config: Quickstart, seed: int, folder: Path, progress: Progress, interrupts: Interrupts) -> str:
+    """All stages of a seed; policies are left in FOLDER/policy. Returns what identifies the result."""
+    pool = config.setting.pool("train", config.items.train, FAMILY_WEIGHTS)
+    if not config.resume:
+        truncate_stale(folder, config)
+    with MetricsLog(folder / "metrics.jsonl") as metrics:
+        run: dict[str, Any] = {
+            "folder": folder / "checkpoints",
+            "progress": progress,
+            "metrics": metrics,
+            "interrupts": interrupts,
+            "resume": config.resume,
+        }
+        eyes = train_perception(config, seed, pool, run)
+        parent = fingerprint([seed, config.perception, config.items.train, config.setting])
+        run["parent"] = parent
+        blind = train_sft(config, seed, pool, eyes, False, run)
+        taught = train_sft(config, seed, pool, eyes, True, run)
+        run["parent"] = fingerprint([parent, config.sft, config.teacher])
+        trained = train_grpo(config, seed, pool, taught, run)
+    for name, state in {"no_tools": blind, "sft": taught, "grpo": trained}.items():
+        save_policy(folder / "policy" / f"{name}.safetensors", state.trainable, state.frozen)
+    return fingerprint([run["parent"], config.grpo])
+
+
+def truncate_stale(folder: Path, config: Quickstart) -> None:
+    """Without `--resume` unfinished stages start over: drop the metrics of every stage that has not reached its end."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return
+    ends = {
+        "perception": config.perception.optimizer.steps,
+        "no_tools": config.sft.optimizer.steps,
+        "sft": config.sft.optimizer.steps,
+        "grpo": config.grpo.optimizer.steps,
+    }
+    reached: dict[str, int] = {}
+    for record in read_metrics(path):
+        reached[record["stage"]] = record["step"]
+    for stage, end in ends.items():
+        if reached.get(stage, 0) != end:
+            truncate(path, 0, stage)
+            return
+
+
+def measure(
+    config: Quickstart, seed: int, folder: Path, identity: str, progress: Progress, interrupts: Interrupts
+) -> list[tables.Row]:
+    """Every condition of the table on held-out items. Finished ones are kept in FOLDER/rows.json, not played again."""
+    pool = held_out(config)
+    path = folder / "rows.json"
+    identity = fingerprint([identity, config.items, config.split])
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    cells: dict[str, list[tables.Row]] = kept.get("cells", {}) if kept.get("identity") == identity else {}
+    facts: dict[str, float] = kept.get("needless_calls", {}) if cells else {}
+    jobs = [(condition, decoding) for condition in CONDITIONS for decoding in condition.decodings]
+    with progress.stage("evaluation", total=len(jobs) * len(pool), done=len(cells) * len(pool)) as bar:
+
+        def after_batch(played: int) -> None:
+            bar.advance(played)
+            if interrupts.requested:
+                raise Interrupted("stopped in the evaluation; finished conditions are kept")
+
+        for condition, decoding in jobs:
+            name = f"{condition.name}/{'tools' if condition.tools else 'no tools'}/{decoding}"
+            if name in cells:
+                continue
+            result = evaluate(
+                config.setting.model,
+                load_policy(folder / "policy" / f"{condition.policy}.safetensors"),
+                config.setting.environment,
+                batch_maker(config.setting, pool, condition, seed),
+                len(pool),
+                key=jax.random.key(seed),
+                temperature=0.0 if decoding == "greedy" else config.grpo.temperature,
+                rows_at_once=config.items.at_once,
+                after_batch=after_batch,
+            )
+            cells[name] = rows_by_need(
+                result, pool.needs, condition=condition.name, tools=condition.tools, decoding=decoding, seed=seed
+            )
+            facts[name] = needless_calls(result, pool.needs)
+            path.write_text(json.dumps({"identity": identity, "cells": cells, "needless_calls": facts}, indent=1))
+    return [row for rows in cells.values() for row in rows]
+
+
+def held_out(config: Quickstart) -> QuestionPool:
+    """Items of the table: the zoom families share `zoom` items, the others `others`."""
+    setting, items = config.setting, config.items
+    weights = {"implant_shape": items.zoom / 2, "implant_stripes": items.zoom / 2}
+    rest = [name for name in FAMILIES if name not in weights]
+    weights |= {name: items.others / len(rest) for name in rest}
+    return setting.pool(config.split, items.zoom + items.others, weights)
+
+
+def report(config: Quickstart, folder: Path, rows: list[tables.Row], seconds: dict[str, float]) -> tables.Protocol:
+    """Table, curves and the page, from the first seed's policies."""
+    out, first = config.out, folder
+    tables.write_tables(out, rows, protocol := protocol_of(config))
+    records = read_metrics(first / "metrics.jsonl")
+    draw_curves(records, out / "curves.png")
+    pool = config.setting.pool(config.split, config.items.report)
+    cards = []
+    for condition in CONDITIONS:
+        if condition.name in ("sft_grpo", "sft", "no_tools") and (condition.tools or condition.name == "no_tools"):
+            question, trajectory, terms = play_and_save(first, config.setting, pool, condition, 0, 0.0)
+            cards += make_cards(
+                config.setting.environment,
+                config.setting.tokenizer,
+                pool.items,
+                question,
+                trajectory,
+                terms,
+                condition.name,
+            )
+    order = {"sft_grpo": 0, "sft": 1, "no_tools": 2}
+    cards.sort(key=lambda card: (order[card.condition], card.family, card.id))
+    facts = {
+        "date": datetime.date.today().isoformat(),
+        "seeds": str(config.seeds),
+        "training": ", ".join(f"seed {seed}: {duration(s)}" for seed, s in seconds.items()),
+        "jax": f"{jax.__version__} on {jax.devices()[0].platform}, {os.cpu_count()} cores",
+        "teacher": f"noise {config.teacher.noise:g} px, shift {config.teacher.shift:g} px, "
+        f"{config.teacher.direct:.0%} direct answers, {config.teacher.wrong_first:.0%} wrong first looks",
+    }
+    title = "medvista-tiny on the packaged atlas"
+    write_report(out / "report.html", title, cards, rows, facts, out / "curves.png", protocol)
+    return protocol
+
+
+def protocol_of(config: Quickstart) -> tables.Protocol:
+    """What every number of this table was measured with."""
+    return tables.Protocol(
+        dataset="packaged atlas (targets of implant_* and same_shape and lesions of lesion_ct are implanted)",
+        split=f"{config.split}, other brain template and other image regions than training",
+        scorer="normalised exact match",
+        decoding=f"greedy; sampled at temperature {config.grpo.temperature:g}",
+        machine=f"{os.cpu_count()} CPU cores" if jax.devices()[0].platform == "cpu" else str(jax.devices()),
+        notes=(
+            "chance is 25 % where needs = zoom; 'all' is the mean over items, two fifths of them zoom items",
+            "random and oracle crops are played for SFT + GRPO and leave it one turn to answer",
+        ),
+    )
+
+
+def run(config: Quickstart) -> None:
+    """The whole experiment."""
+    enable_compile_cache()
+    config.out.mkdir(parents=True, exist_ok=True)
+    rows: list[tables.Row] = []
+    seconds: dict[str, float] = {}
+    with Interrupts() as interrupts, Progress() as progress:
+        for seed in range(config.seeds):
+            folder = config.out / f"seed_{seed}"
+            started = time.perf_counter()
+            with progress.stage(f"seed {seed}", total=2) as bar:
+                identity = train(config, seed, folder, progress, interrupts)
+                bar.advance()
+                rows += measure(config, seed, folder, identity, progress, interrupts)
+                bar.advance()
+            seconds[str(seed)] = time.perf_counter() - started
+        progress.note("drawing the report")
+        protocol = report(config, config.out / "seed_0", rows, seconds)
+    with (config.out / "metrics.jsonl").open("w", encoding="utf-8") as merged:
+        for seed in range(config.seeds):
+            for record in read_metrics(config.out / f"seed_{seed}" / "metrics.jsonl"):
+                merged.write(json.dumps({"seed": seed, **record}) + "\n")
+    tables.print_table(rows, protocol)
+    print(f"\nLook at {config.out / 'report.html'} (trajectories), curves.png and table.md beside it.")
+
+
+def main() -> int:
+    config = tyro.cli(Quickstart, description=__doc__)
+    if config.preset == "short":
+        config = shortened(config)
+    try:
+        run(config)
+    except Interrupted as stop:
+        print(f"\n{stop.args[0]}. Go on with:  python {' '.join([*sys.argv, '--resume'])}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (MissingSource, NotFinite, ValueError, PermissionError) as error:
+        print(f"quickstart: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

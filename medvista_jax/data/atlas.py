@@ -94,9 +94,7 @@ class Atlas:
             concepts=np.ascontiguousarray(draft.concepts),
         )
 
-    def plan(
-        self, count: int, weights: Mapping[str, float] | None = None, start: int = 0
-    ) -> list[tuple[str, int]]:
+    def plan(self, count: int, weights: Mapping[str, float] | None = None, start: int = 0) -> list[tuple[str, int]]:
         """``count`` pairs (family, index) in fixed proportions, spread evenly, without chance.
 
         Args:

@@ -101,9 +101,7 @@ def draw_plate(pixels: np.ndarray, concepts: np.ndarray, y: int, x: int, letter:
     concepts[there] = concept
 
 
-def draw_frame(
-    pixels: np.ndarray, concepts: np.ndarray, box: tuple[int, int, int, int], concept: int
-) -> None:
+def draw_frame(pixels: np.ndarray, concepts: np.ndarray, box: tuple[int, int, int, int], concept: int) -> None:
     """Burns a 2-pixel frame just *outside* the half-open pixel box y0, x0, y1, x1, clipped to the canvas. In
     place.
     """
@@ -119,9 +117,7 @@ def draw_frame(
         concepts[rows, columns] = concept
 
 
-def _letter_place(
-    box: tuple[int, int, int, int], avoid: list[tuple[int, int, int, int]]
-) -> tuple[int, int] | None:
+def _letter_place(box: tuple[int, int, int, int], avoid: list[tuple[int, int, int, int]]) -> tuple[int, int] | None:
     """Upper left corner of a plate beside ``box`` that stays on the canvas and touches no box of
     ``avoid``.
     """

@@ -45,7 +45,9 @@ def encode_script(
         for turn, text in enumerate(episode):
             ids = tokenizer.encode(text)
             if len(ids) > turn_tokens:
-                raise ValueError(f"a scripted turn takes {len(ids)} tokens, more than turn_tokens={turn_tokens}: {text}")
+                raise ValueError(
+                    f"a scripted turn takes {len(ids)} tokens, more than turn_tokens={turn_tokens}: {text}"
+                )
             tokens[row, turn, : len(ids)] = ids
             lengths[row, turn] = len(ids)
     return tokens, lengths

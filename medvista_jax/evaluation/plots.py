@@ -128,9 +128,7 @@ def _draw(ax: Any, panel: Panel, lines: dict[str, tuple[np.ndarray, np.ndarray]]
         style = "-" if k < len(COLOURS) else "--"
         label = name.replace("_", " ")
         if len(x) < 40:
-            ax.plot(
-                x, y, style, color=colour, linewidth=1.6, label=label, marker="." if len(x) < 15 else None
-            )
+            ax.plot(x, y, style, color=colour, linewidth=1.6, label=label, marker="." if len(x) < 15 else None)
         else:
             # The raw values stay visible behind the mean, so that the smoothing hides no spike.
             ax.plot(x, y, style, color=colour, linewidth=0.7, alpha=0.25)

@@ -187,9 +187,7 @@ def _header(
         heads, body = layout(rows)
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
         lines = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in line) + "</tr>" for line in body)
-        below = (
-            protocol_lines(rows, protocol) if protocol else ["Accuracy in percent (95 % Wilson interval)."]
-        )
+        below = protocol_lines(rows, protocol) if protocol else ["Accuracy in percent (95 % Wilson interval)."]
         notes = "".join(f'<p class="fine">{escape(line)}</p>' for line in below)
         parts.append(
             f'<section><h2>Results</h2>\n<div class="scroll" tabindex="0" role="region" aria-label="Results">'
@@ -294,11 +292,7 @@ def _box(x1: float, y1: float, x2: float, y2: float, label: str, kind: str) -> s
 def _turn(number: int, turn: ReportTurn) -> str:
     what = {"call": "tool call", "answer": "answer", "nothing": "no action"}.get(turn.kind.lower(), turn.kind)
     tool = f" · {escape(turn.tool)}" if turn.tool else ""
-    fault = (
-        f' · <span class="fault-name">{escape(turn.fault.replace("_", " ").lower())}</span>'
-        if turn.fault
-        else ""
-    )
+    fault = f' · <span class="fault-name">{escape(turn.fault.replace("_", " ").lower())}</span>' if turn.fault else ""
     reply = ""
     if turn.observation:
         state = " fault" if turn.fault else ""

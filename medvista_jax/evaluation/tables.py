@@ -184,9 +184,7 @@ def layout(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     needs = _ordered((row["needs"] for row in rows), (*NEEDS, "all"))
     needs = [need for need in needs if need != "all"] + ["all"] * ("all" in needs)
     conditions = _ordered((row["condition"] for row in rows), tuple(CONDITIONS))
-    lines = sorted(
-        {_line(row) for row in rows}, key=lambda line: (conditions.index(line[0]), not line[1], line[2])
-    )
+    lines = sorted({_line(row) for row in rows}, key=lambda line: (conditions.index(line[0]), not line[1], line[2]))
     body = []
     for line in lines:
         mine = [row for row in rows if _line(row) == line]
@@ -233,9 +231,7 @@ def markdown(rows: Sequence[Row], protocol: Protocol) -> str:
     text = []
     for line in [heads, *body]:
         cells = zip(line, widths, strict=True)
-        text.append(
-            "| " + " | ".join(c.ljust(w) if k < 3 else c.rjust(w) for k, (c, w) in enumerate(cells)) + " |"
-        )
+        text.append("| " + " | ".join(c.ljust(w) if k < 3 else c.rjust(w) for k, (c, w) in enumerate(cells)) + " |")
     text.insert(1, "| " + " | ".join(rule) + " |")
     return "\n".join([*text, "", "\n\n".join(protocol_lines(rows, protocol))]) + "\n"
 
@@ -245,9 +241,7 @@ def print_table(rows: Sequence[Row], protocol: Protocol, console: Console | None
     heads, body = layout(rows)
     table = Table(title=None, header_style="bold", row_styles=["", "dim"])
     for k, head in enumerate(heads):
-        table.add_column(
-            head, justify="left" if k < 3 else "right", no_wrap=k >= 3 and head in ("calls", "n")
-        )
+        table.add_column(head, justify="left" if k < 3 else "right", no_wrap=k >= 3 and head in ("calls", "n"))
     for line in body:
         table.add_row(*line)
     console = console or Console()

@@ -19,7 +19,7 @@ from medvista_jax.rollout.record import pack
 
 Metrics = dict[str, Array]
 ChunkLoss = Callable[[FlatParams, Trajectory, Any], tuple[Array, tuple[Metrics, Metrics]]]
-"""``(trainable, packed chunk, its extras) -> loss summed over tokens, (metrics to sum, metrics to take the maximum of)``."""
+"""``(trainable, packed chunk, its extras) -> summed loss, (metrics to sum, metrics to take the maximum of)``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ def accumulate(
 
     Args:
       chunk_loss: sums over tokens; whoever wants a mean divides by a count that is known beforehand.
-      extras: pytree of arrays with a leading axis ``B``, or ``[B, I, …]`` under the key ``"images"``, which is cut to the
+      extras: pytree of arrays with a leading axis ``B``; leaves ``[B, I, …]`` under the key ``"images"`` are cut to the
         bucket's image slots.
       buckets: ascending; the last one must hold everything.
       chunk: rows at a time, a divisor of ``B``.

@@ -29,7 +29,7 @@ class GRPOConfig:
       group: trajectories a prompt.
       reward: name in :data:`medvista_jax.learning.rewards.PRESETS`.
       clip_low, clip_high: bounds of the ratio, 1 - low … 1 + high.
-      buckets: packed slots and image slots of a chunk of the update, ascending; the whole trajectory where none holds it.
+      buckets: packed slots and image slots of a chunk of the update, ascending; the whole trajectory where none fits.
       chunk: rows of the update at a time.
     """
 

@@ -1,6 +1,7 @@
-"""Perception: the image encoder learns dense labels of the training images, then stays frozen.
+"""Perception: image encoder and connector learn dense labels of the training images; then the encoder stays frozen.
 
-The stand-in for a pretrained VLM's eyes. Every condition of a table starts from the same encoder.
+The stand-in for a pretrained VLM's eyes. The labels are read linearly off the embeddings that the decoder will get.
+Every condition of a table starts from the same eyes.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ class PerceptionBatch:
 
 
 def init_head(model: MedVistaTiny, config: PerceptionConfig, key: Array) -> dict[str, Array]:
-    """Linear read-out of each patch: ``{"kernel", "bias"}``."""
-    outputs = config.concepts * config.cells**2
-    kernel = jax.random.normal(key, (model.config.vision_width, outputs)) * model.config.vision_width**-0.5
-    return {"kernel": kernel, "bias": jnp.zeros((outputs,))}
+    """Linear read-out of each embedding, which stands for 2×2 patches: ``{"kernel", "bias"}``."""
+    outputs = config.concepts * (2 * config.cells) ** 2
+    width = model.config.decoder_config().width
+    return {"kernel": jax.random.normal(key, (width, outputs)) * width**-0.5, "bias": jnp.zeros((outputs,))}
 
 
 def labels_at(concepts_PYX: Array, box_B4: Array, side: int) -> Array:
@@ -85,11 +86,11 @@ def perception_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """Cross-entropy of the concept at every cell, of its kind where ``coarse_B``."""
     params = join(trainable, frozen)
-    patches_BLE = model.encode_patches(params, pixels_BhwC)
-    batch, patches, _ = patches_BLE.shape
-    side, cells = model.config.image // model.config.patch, config.cells
+    embeddings_BLE = model.encode_images(params, pixels_BhwC)
+    batch = embeddings_BLE.shape[0]
+    side, cells = model.config.image // model.config.patch // 2, 2 * config.cells
     head = params["head"]
-    logits = patches_BLE @ head["kernel"] + head["bias"][None, None]
+    logits = embeddings_BLE @ head["kernel"] + head["bias"][None, None]
     logits = logits.reshape(batch, side, side, cells, cells, config.concepts)
     labels = labels_BNN.reshape(batch, side, cells, side, cells).transpose(0, 1, 3, 2, 4)
     table = jnp.ones((config.concepts,)).at[: len(config.weights)].set(jnp.asarray(config.weights))

@@ -43,9 +43,7 @@ class Checkpoints:
         self.folder = str(folder) if "://" in str(folder) else str(Path(folder).resolve())
         self._manager = ocp.CheckpointManager(
             self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=True
-            ),
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True),
         )
 
     def __enter__(self) -> Checkpoints:
@@ -112,13 +110,9 @@ class Checkpoints:
         wanted = _paths(like)
         difference = compare_leaves(about["leaves"], {path: _describe(leaf) for path, leaf in wanted.items()})
         if difference:
-            raise CheckpointError(
-                f"checkpoint {step} in {self.folder} does not fit the tree asked for:\n{difference}"
-            )
+            raise CheckpointError(f"checkpoint {step} in {self.folder} does not fit the tree asked for:\n{difference}")
         target = {path: _target(leaf) for path, leaf in wanted.items()}
-        flat = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        ).state
+        flat = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))).state
         leaves = [_revived(leaf, flat[path]) for path, leaf in wanted.items()]
         return step, jax.tree.unflatten(jax.tree.structure(like), leaves), about["metadata"]
 
@@ -209,11 +203,7 @@ def _target(leaf: Any) -> Any:
     if isinstance(leaf, np.ndarray | np.generic | bool | int | float):
         return np.array(leaf)
     if _is_key(leaf):
-        leaf = (
-            jax.random.key_data(leaf)
-            if isinstance(leaf, jax.Array)
-            else jax.eval_shape(jax.random.key_data, leaf)
-        )
+        leaf = jax.random.key_data(leaf) if isinstance(leaf, jax.Array) else jax.eval_shape(jax.random.key_data, leaf)
     # Without a sharding Orbax would look for the devices that wrote the file, which may not be here.
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

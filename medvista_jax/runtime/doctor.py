@@ -80,9 +80,7 @@ def read_pins(requirements: Path | None = None) -> dict[str, str]:
     return {match[1]: match[2] for match in found if match}
 
 
-def check_packages(
-    pins: dict[str, str], version: Callable[[str], str] = importlib.metadata.version
-) -> list[Check]:
+def check_packages(pins: dict[str, str], version: Callable[[str], str] = importlib.metadata.version) -> list[Check]:
     """One check a pin. A missing package is needed; another version than the pin is only a remark."""
     checks = []
     for name, pin in pins.items():
@@ -188,9 +186,7 @@ def check_storage(folder: Path | None = None) -> list[Check]:
         )
         return checks
     entries = [file.stat().st_size for file in cache.glob("*") if file.is_file()]
-    checks.append(
-        Check("storage", "compile cache", f"{cache}  ({len(entries)} files, {sum(entries) / 2**20:.0f} MiB)")
-    )
+    checks.append(Check("storage", "compile cache", f"{cache}  ({len(entries)} files, {sum(entries) / 2**20:.0f} MiB)"))
     return checks
 
 
@@ -209,18 +205,14 @@ def render(checks: list[Check]) -> str:
             lines.append(f"        {'':<{width}}  -> {check.remedy}")
     missing = sum(bool(check.remedy) and check.needed for check in checks)
     notes = sum(bool(check.remedy) and not check.needed for check in checks)
-    verdict = (
-        "Everything needed is here." if not missing else f"{missing} needed thing(s) missing; see the arrows."
-    )
+    verdict = "Everything needed is here." if not missing else f"{missing} needed thing(s) missing; see the arrows."
     return "\n".join([*lines, "", verdict + (f" {notes} note(s)." if notes else "")]).lstrip("\n")
 
 
 def main(arguments: list[str]) -> int:
     """Prints the report; returns 1 when something needed is missing, else 0."""
     parser = argparse.ArgumentParser(prog="python -m medvista_jax doctor", description=__doc__)
-    parser.add_argument(
-        "--requirements", type=Path, help="check against this file instead of the package's pins"
-    )
+    parser.add_argument("--requirements", type=Path, help="check against this file instead of the package's pins")
     chosen = parser.parse_args(arguments)
     try:
         pins = read_pins(chosen.requirements)

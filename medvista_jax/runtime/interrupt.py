@@ -80,9 +80,7 @@ class Interrupts:
         self._noticed += 1
         self.requested = True
         if self._noticed == 1:
-            print(
-                "\nStopping after this step. Once more (Ctrl-C) aborts at once.", file=sys.stderr, flush=True
-            )
+            print("\nStopping after this step. Once more (Ctrl-C) aborts at once.", file=sys.stderr, flush=True)
         elif self._noticed == 2:
             if not self._raised.wait(0.2):
                 _thread.interrupt_main()

@@ -122,9 +122,7 @@ class Progress:
         self._stack.append(stage)
         key = id(stage)
         if self._bars is not None:
-            self._tasks[key] = self._bars.add_task(
-                escape(label), total=total, completed=done, summary=stage.summary()
-            )
+            self._tasks[key] = self._bars.add_task(escape(label), total=total, completed=done, summary=stage.summary())
         else:
             self._say(f"[{label}] starts, {total - done} steps")
         self._drawn[key] = self.clock()

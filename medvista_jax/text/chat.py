@@ -160,9 +160,7 @@ class ObservationTemplates:
 def _single(tokenizer: Tokenizer, text: str) -> int:
     ids = tokenizer.encode(text)
     if len(ids) != 1:
-        raise ValueError(
-            f"the tokenizer spells {text!r} with {len(ids)} ids; digits and '-' must be one id each"
-        )
+        raise ValueError(f"the tokenizer spells {text!r} with {len(ids)} ids; digits and '-' must be one id each")
     return ids[0]
 
 

@@ -71,6 +71,4 @@ def parse_both(
     """
     device = rows_of(_parse(grammar, *pad_turns(turns, capacity), answer_capacity=answer_capacity))
     host = [parse_turn_text(specs, turn, capacity, answer_capacity) for turn in turns]
-    return [
-        (as_record(h, grammar.width), as_record(d, grammar.width)) for h, d in zip(host, device, strict=True)
-    ]
+    return [(as_record(h, grammar.width), as_record(d, grammar.width)) for h, d in zip(host, device, strict=True)]

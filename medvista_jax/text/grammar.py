@@ -157,9 +157,7 @@ class _Automaton:
         self.on(inside, b'"', target, **action)
         return inside
 
-    def trie(
-        self, words: Sequence[bytes], targets: Sequence[tuple[int, dict]], other: tuple[int, dict]
-    ) -> int:
+    def trie(self, words: Sequence[bytes], targets: Sequence[tuple[int, dict]], other: tuple[int, dict]) -> int:
         """State after the opening quote: a word's end leads to its target, any other's to ``other``."""
         outside = self.string(other[0], **other[1])
         nodes = {b"": self.state()}
@@ -304,9 +302,7 @@ def _build_automaton(
     start, first, following, after, accept = a.states(5)
     name_colon, name_value, arguments_colon, arguments_value = a.states(4)
     inner_first, inner_following, colon, value, inner_after = a.states(5)  # the same inside "arguments"
-    a.skip_space(
-        start, first, following, after, accept, name_colon, name_value, arguments_colon, arguments_value
-    )
+    a.skip_space(start, first, following, after, accept, name_colon, name_value, arguments_colon, arguments_value)
     a.skip_space(inner_first, inner_following, colon, value, inner_after)
 
     top = a.trie(
@@ -375,13 +371,9 @@ def compile_grammar(specs: Sequence[ToolSpec]) -> Grammar:
             raise ValueError(f"tool {spec.name!r} has two arguments of one name")
         for a in spec.arguments:
             if max(abs(a.minimum), abs(a.maximum)) > LARGEST:
-                raise ValueError(
-                    f"tool {spec.name!r}, argument {a.name!r}: bounds must stay within ±{LARGEST}"
-                )
+                raise ValueError(f"tool {spec.name!r}, argument {a.name!r}: bounds must stay within ±{LARGEST}")
             if a.kind == "box" and a.default is not None and np.shape(a.default) != (4,):
-                raise ValueError(
-                    f"tool {spec.name!r}, argument {a.name!r}: the default of a box is four integers"
-                )
+                raise ValueError(f"tool {spec.name!r}, argument {a.name!r}: the default of a box is four integers")
     for word in (*names, *keys, *strings):
         if any(c in '"\\' or ord(c) < 0x20 for c in word):
             raise ValueError(f"{word!r} needs an escape in JSON, which the dialect has not")

@@ -141,9 +141,7 @@ def _sound_call(specs: Sequence[ToolSpec], body: bytes) -> tuple[bytes, list[tup
     pairs = [(key.encode("latin-1"), value) for key, value in arguments]
     keys = [key for key, _ in pairs]
     known = {argument.name.encode() for spec in specs for argument in spec.arguments}
-    if any(keys.count(key) > 1 for key in known) or any(
-        _nests_deeper(value, MAX_DEPTH) for _, value in pairs
-    ):
+    if any(keys.count(key) > 1 for key in known) or any(_nests_deeper(value, MAX_DEPTH) for _, value in pairs):
         raise _Refused(Fault.MALFORMED)
     return name.encode("latin-1"), pairs
 

@@ -60,9 +60,7 @@ def gather_bytes(
     n_B = jnp.minimum(total_B, capacity)
     at_N = jnp.arange(capacity)
     within_BN = at_N - jnp.take_along_axis(start_BT, step_BN, axis=1)
-    byte_BN = pieces_VM[
-        jnp.take_along_axis(tokens_BT, step_BN, axis=1), jnp.clip(within_BN, 0, pieces_VM.shape[1] - 1)
-    ]
+    byte_BN = pieces_VM[jnp.take_along_axis(tokens_BT, step_BN, axis=1), jnp.clip(within_BN, 0, pieces_VM.shape[1] - 1)]
     return jnp.where(at_N < n_B[:, None], byte_BN, 0).astype(jnp.uint8), n_B, lost_B > 0
 
 
@@ -129,9 +127,7 @@ def _well_formed(bytes_BN: Array, n_B: Array, think: _Block, call: _Block, answe
     return (acts[0] | acts[1]) & ordered_B & clean_B
 
 
-def run_transducer(
-    grammar: Grammar, bytes_BN: Array, start_B: Array, end_B: Array
-) -> tuple[Array, Array, Array]:
+def run_transducer(grammar: Grammar, bytes_BN: Array, start_B: Array, end_B: Array) -> tuple[Array, Array, Array]:
     """Feed bytes start…end of each row to the transducer, in step, for as long as the longest row needs.
 
     Returns:
@@ -183,9 +179,7 @@ def run_transducer(
     return state_B == grammar.accept, note_BU, value_BN.reshape(rows, keys, 4)
 
 
-def check_call(
-    grammar: Grammar, accepted_B: Array, note_BU: Array, value_BU4: Array
-) -> tuple[Array, Array, Array]:
+def check_call(grammar: Grammar, accepted_B: Array, note_BU: Array, value_BU4: Array) -> tuple[Array, Array, Array]:
     """Compare what stood in the body with the tools' specs.
 
     Args:
@@ -206,9 +200,7 @@ def check_call(
     key_BA, used_BA = jnp.maximum(key_JA, 0)[tool_B], (key_JA >= 0)[tool_B]
     type_BA = jnp.take_along_axis(type_BU, key_BA, axis=1)
     present_BA = used_BA & (jnp.take_along_axis(count_BU, key_BA, axis=1) > 0)
-    value_BA = value_BU4[
-        jnp.arange(key_BA.shape[0])[:, None], key_BA, jnp.asarray(grammar.element_JA)[tool_B]
-    ]
+    value_BA = value_BU4[jnp.arange(key_BA.shape[0])[:, None], key_BA, jnp.asarray(grammar.element_JA)[tool_B]]
     needed_BA = jnp.asarray(grammar.type_JA)[tool_B]
     choices = grammar.choice_JAD.shape[2] - 1
     choice_JAD = jnp.asarray(grammar.choice_JAD)
@@ -263,9 +255,7 @@ def parse_bytes(
     answered_B = answer.complete_B
     called_B = call.complete_B & ~answered_B
     end_B = jnp.where(called_B, call.end_B, call.start_B)  # nothing to read where there is no call
-    fault_B, tool_B, arguments_BA = check_call(
-        grammar, *run_transducer(grammar, bytes_BN, call.start_B, end_B)
-    )
+    fault_B, tool_B, arguments_BA = check_call(grammar, *run_transducer(grammar, bytes_BN, call.start_B, end_B))
 
     length_B = jnp.where(answered_B, jnp.minimum(answer.end_B - answer.start_B, answer_capacity), 0)
     at_N = jnp.arange(answer_capacity)
@@ -273,9 +263,7 @@ def parse_bytes(
     nothing_B = ~called_B & ~answered_B
     return ParsedTurn(
         kind_B=jnp.select([answered_B, called_B], [Kind.ANSWER, Kind.CALL], Kind.NOTHING).astype(jnp.int32),
-        fault_B=jnp.where(called_B, fault_B, jnp.where(nothing_B, Fault.NO_ACTION, Fault.NONE)).astype(
-            jnp.int32
-        ),
+        fault_B=jnp.where(called_B, fault_B, jnp.where(nothing_B, Fault.NO_ACTION, Fault.NONE)).astype(jnp.int32),
         tool_B=jnp.where(called_B, tool_B, -1),
         arguments_BA=jnp.where(called_B[:, None], arguments_BA, 0),
         well_formed_B=_well_formed(bytes_BN, n_B, think, call, answer) & ~jnp.asarray(overflow_B),
@@ -345,9 +333,7 @@ def compile_stops(
             if any(text.endswith(stop) for stop in stops):
                 step[state, byte] = found
             else:
-                step[state, byte] = next(
-                    index[text[at:]] for at in range(len(text) + 1) if text[at:] in index
-                )
+                step[state, byte] = next(index[text[at:]] for at in range(len(text) + 1) if text[at:] in index)
     pieces_VM, sizes_V = token_bytes
     table = np.repeat(np.arange(found + 1, dtype=np.int16)[:, None], len(sizes_V), axis=1)
     for at in range(pieces_VM.shape[1]):

@@ -65,18 +65,14 @@ def train(documents: Iterable[str], vocab_size: int = 768, max_piece_length: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, required=True, help="text file, one document a line")
     parser.add_argument("--out", type=Path, required=True, help="where the .model file goes")
     parser.add_argument("--vocab-size", type=int, default=768)
     parser.add_argument("--max-piece-length", type=int, default=32)
     arguments = parser.parse_args()
     lines = arguments.corpus.read_text(encoding="utf-8").split("\n")
-    arguments.out.write_bytes(
-        train((line for line in lines if line), arguments.vocab_size, arguments.max_piece_length)
-    )
+    arguments.out.write_bytes(train((line for line in lines if line), arguments.vocab_size, arguments.max_piece_length))
     print(f"{arguments.out}: {arguments.out.stat().st_size} bytes")
 
 

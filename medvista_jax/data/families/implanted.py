@@ -41,9 +41,7 @@ def _one(pool: Pool, rng: Rng, names: tuple[str, ...], question: str) -> Draft:
         place = place_square(rng, base.tissue)
     answer = names[rng.integers(len(names))]
     _put(base, place, IMPLANTS.index(answer), rng)
-    return Draft(
-        base.modality, base.source, base.pixels, base.concepts, question, names, answer, (_target(place),)
-    )
+    return Draft(base.modality, base.source, base.pixels, base.concepts, question, names, answer, (_target(place),))
 
 
 def draw_implant_shape(pool: Pool, rng: Rng) -> Draft:

@@ -40,9 +40,7 @@ def default_window(mean: int) -> tuple[float, float]:
     return low, low + 255.0 * STEP
 
 
-def add_lesion(
-    stored: np.ndarray, low: float, centre: tuple[int, int], radius: float
-) -> tuple[np.ndarray, np.ndarray]:
+def add_lesion(stored: np.ndarray, low: float, centre: tuple[int, int], radius: float) -> tuple[np.ndarray, np.ndarray]:
     """Raises a soft disc by about ten HU without changing any default display level.
 
     Args:

@@ -148,9 +148,7 @@ def draw_nuclei_count(pool: Pool, rng: Rng) -> Draft:
     box = move((y, x, y + BOX, x + BOX))
     draw_frame(base.pixels, base.concepts, box, CONCEPT["frame"])
     question = "How many nuclei are in the box? 1, 2, 3 or 4"
-    return Draft(
-        base.modality, base.source, base.pixels, base.concepts, question, COUNTS, answer, (to_frame(*box),)
-    )
+    return Draft(base.modality, base.source, base.pixels, base.concepts, question, COUNTS, answer, (to_frame(*box),))
 
 
 def draw_larger(pool: Pool, rng: Rng) -> Draft:

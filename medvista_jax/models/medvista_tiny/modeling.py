@@ -81,7 +81,7 @@ class Connector(nn.Module):
         count, side, width = x_NLE.shape[0], c.image // c.patch, c.decoder_config().width
         x = x_NLE.reshape(count, side // 2, 2, side // 2, 2, c.vision_width).transpose(0, 1, 3, 2, 4, 5)
         x_NLE = x.reshape(count, (side // 2) ** 2, 4 * c.vision_width)
-        x_NLE = nn.relu(nn.Dense(2 * width, name="up")(x_NLE))
+        x_NLE = nn.relu(nn.Dense(3 * width, name="up")(x_NLE))
         x_NLE = nn.Dense(width, name="down")(x_NLE)
         position_LE = self.param("position", nn.initializers.normal(0.5), ((side // 2) ** 2, width))
         return x_NLE + position_LE[None]
