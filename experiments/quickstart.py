@@ -61,7 +61,7 @@ class PerceptionStage:
 
     images: int = 64
     views: int = 2
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=4e-3, steps=220)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=4e-3, steps=250)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from medvista_jax.learning.perception import PerceptionBatch
 
 
 def perception_batch(pool: QuestionPool, rows: np.ndarray, views: int, rng: np.random.Generator) -> PerceptionBatch:
-    """The whole image and ``views - 1`` random crops of each row, most of them near a target where there is one.
+    """One view of the whole image or nearly so, and ``views - 1`` random crops, most of them near a target if there is one.
 
     Crops measure 48 to 128 canvas pixels a side, most of them near 64, where a view shows every pixel. Images with a
     window that shows more get it in half of the crops.
@@ -18,9 +18,11 @@ def perception_batch(pool: QuestionPool, rows: np.ndarray, views: int, rng: np.r
     canvas = pool.pixels.shape[1]
     boxes = np.zeros((len(rows), views, 4), np.float32)
     windows = np.repeat(pool.window[rows][:, None], views, axis=1)
-    boxes[:, 0] = (0, 0, 1, 1)
     for place, row in enumerate(rows):
         item = pool.items[row]
+        side = 1.0 if rng.random() < 0.5 else rng.uniform(0.75, 1.0)
+        low = rng.uniform(0, 1 - side, 2)
+        boxes[place, 0] = (*low, *(low + side))
         for view in range(1, views):
             side = (48 + 80 * rng.random() ** 3) / canvas
             centre = rng.random(2)

@@ -28,6 +28,7 @@ class PerceptionConfig:
       concepts: how many.
       cells: labels a side and patch; each patch names the concept at ``cells²`` points.
       weights: of each concept in the loss; 1 beyond the end.
+      coarse_gain: factor on weights above 1 in views of more than half an image, where such things are small.
       kinds: coarser kind of each concept. Views of more than half an image are asked for the kind only, since they
         cannot show the rest (the class of an implanted target, by construction).
     """
@@ -35,6 +36,7 @@ class PerceptionConfig:
     concepts: int = 48
     cells: int = 2
     weights: tuple[float, ...] = ()
+    coarse_gain: float = 8.0
     kinds: tuple[int, ...] = ()
 
 
@@ -101,6 +103,8 @@ def perception_loss(
     coarse_p = jnp.exp(log_p) @ member  # of the concept's whole kind
     pick = lambda values: jnp.take_along_axis(values, labels[..., None], axis=-1)[..., 0]  # noqa: E731
     coarse = coarse_B[:, None, None, None, None]
+    heavy = weight > 1.0
+    weight = jnp.where(heavy & coarse, weight * config.coarse_gain, weight)
     nll = -jnp.where(coarse, jnp.log(pick(coarse_p) + 1e-9), pick(log_p))
     best = jnp.where(coarse[..., None], coarse_p, jnp.exp(log_p))
     hit = (pick(best) >= jnp.max(best, axis=-1)).astype(jnp.float32)
@@ -108,8 +112,8 @@ def perception_loss(
     return loss, {
         "loss": loss,
         "accuracy": jnp.mean(hit),
-        "accuracy_heavy_coarse": _share(hit, (weight > 1.0) & coarse),
-        "accuracy_heavy_fine": _share(hit, (weight > 1.0) & ~coarse),
+        "accuracy_heavy_coarse": _share(hit, heavy & coarse),
+        "accuracy_heavy_fine": _share(hit, heavy & ~coarse),
     }
 
 

@@ -90,7 +90,7 @@ FAMILIES: dict[str, Family] = {
             SHAPES,
             4,
             "shape of an implanted target, invisible in the thumbnail",
-            _ALL,
+            _BRAIN,
             implanted.draw_implant_shape,
         ),
         Family(
@@ -99,7 +99,7 @@ FAMILIES: dict[str, Family] = {
             STRIPES,
             4,
             "direction of implanted stripes, invisible in the thumbnail",
-            _ALL,
+            _BRAIN,
             implanted.draw_implant_stripes,
         ),
         Family(
@@ -108,7 +108,7 @@ FAMILIES: dict[str, Family] = {
             ("same", "different"),
             2,
             "two implanted targets far apart: same shape or not",
-            _ALL,
+            _BRAIN,
             implanted.draw_same_shape,
         ),
         Family(

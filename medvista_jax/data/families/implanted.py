@@ -1,5 +1,6 @@
-"""Questions about implanted targets; see ``medvista_jax.data.implants`` for why the thumbnail cannot answer
-them.
+"""Questions about implanted targets; see ``medvista_jax.data.implants`` for why the thumbnail cannot answer them.
+
+The images are MR brain slices: of the other modalities there is one image each, too little to learn a background from.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _put(base: Base, place: tuple[int, int], class_id: int, rng: Rng) -> None:
 def _one(pool: Pool, rng: Rng, names: tuple[str, ...], question: str) -> Draft:
     place = None
     while place is None:
-        base = pool.any_tissue(rng)
+        base = pool.brain(rng)
         place = place_square(rng, base.tissue)
     answer = names[rng.integers(len(names))]
     _put(base, place, IMPLANTS.index(answer), rng)
@@ -58,7 +59,7 @@ def draw_same_shape(pool: Pool, rng: Rng) -> Draft:
     """Have two far implanted targets the same shape? Same or different is drawn first, then the shapes."""
     first = second = None
     while second is None:
-        base = pool.any_tissue(rng)
+        base = pool.brain(rng)
         first = place_square(rng, base.tissue)
         second = first and place_square(rng, base.tissue, first, APART)
     options = ("same", "different")
