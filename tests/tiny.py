@@ -16,12 +16,16 @@ import optax
 from medvista_jax.core.types import AnswerKey, ImageBank, Params, Question, Trajectory
 from medvista_jax.environment.build import build_environment
 from medvista_jax.environment.gym import Environment
+from medvista_jax.learning.grpo import GRPOConfig, grpo_step
 from medvista_jax.learning.losses import score_tokens
+from medvista_jax.learning.rewards import PRESETS, RewardTerms, correctness
+from medvista_jax.learning.sft import SFTConfig, sft_step
 from medvista_jax.learning.state import TrainState, start
 from medvista_jax.models.blocks import DecoderConfig
 from medvista_jax.models.medvista_tiny import MedVistaTiny
 from medvista_jax.models.medvista_tiny.modeling import MedVistaTinyConfig
 from medvista_jax.rollout.loop import Script, rollout
+from medvista_jax.rollout.sampling import Sampling
 from medvista_jax.text.chat import render_prompt
 from medvista_jax.text.normalise import normalise
 from medvista_jax.text.tokenizer import SentencePieceTokenizer
@@ -173,3 +177,39 @@ def raw(leaf) -> bytes:
     if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf).tobytes()
+
+
+def pays_for_low_ids(trajectory: Trajectory, key: AnswerKey) -> RewardTerms:
+    """A bandit: the share of sampled ids in the lower half of the vocabulary. Right or wrong is noted, not paid."""
+    low_BS = trajectory.sampled_BS & (trajectory.tokens_BS < VOCAB // 2)
+    share_B = jnp.sum(low_BS, axis=1) / jnp.maximum(jnp.sum(trajectory.sampled_BS, axis=1), 1)
+    return RewardTerms(share_B, jnp.zeros_like(share_B), jnp.zeros_like(share_B), correctness(trajectory, key))
+
+
+PRESETS["low_ids"] = pays_for_low_ids
+GRPO = GRPOConfig(group=2, reward="low_ids", buckets=())
+SFT = SFTConfig(length=120)
+LESSONS = (
+    (ZOOM, "<think>x</think><answer>left</answer>"),
+    ("<think>x</think><answer>7</answer>",),
+    (WINDOW, ZOOM_AGAIN, "<answer>A</answer>"),
+)
+"""A script for SFT, a row a question."""
+
+
+def update(state: TrainState, question: Question, key: AnswerKey, temperature: float = 1.0):
+    return grpo_step(MODEL, optimizer(), GRPO, environment(), state, question, key, Sampling.at(temperature))
+
+
+def learn(state: TrainState, question: Question, script: Script):
+    return sft_step(MODEL, optimizer(), SFT, environment(), state, question, script)
+
+
+def played(
+    script: Script | None = None, question: Question | None = None, seed: int = 1, temperature: float = 1.0
+) -> Trajectory:
+    """A rollout of group 2; always with a script (of nothing, if need be), so that one compiled program serves all."""
+    question = make_question() if question is None else question
+    script = make_script([()] * 6) if script is None else script
+    key = jax.random.key(seed)
+    return play(MODEL, params(), environment(), question, key, 2, Sampling.at(temperature), script)

@@ -47,7 +47,6 @@ def test_zoom_composes_the_boxes():
 
 
 def test_composition_many_levels_deep_stays_inside_its_parents():
-    row = views([(0, 0, 1, 1)])
     box = np.array([0.0, 0.0, 1.0, 1.0])
     expected = box.copy()
     for inner in ((250, 100, 750, 600), (333, 0, 1000, 500), (10, 20, 990, 970), (500, 500, 1000, 1000)):
