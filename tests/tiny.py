@@ -160,7 +160,7 @@ def texts_of(trajectory: Trajectory, row: int) -> str:
 
 @functools.cache
 def optimizer() -> optax.GradientTransformation:
-    return optax.adam(3e-3)
+    return optax.adam(1e-2)
 
 
 def make_state(trainable: Sequence[str] = ("^decoder",), seed: int = 0) -> TrainState:
@@ -187,7 +187,7 @@ def pays_for_low_ids(trajectory: Trajectory, key: AnswerKey) -> RewardTerms:
 
 
 PRESETS["low_ids"] = pays_for_low_ids
-GRPO = GRPOConfig(group=2, reward="low_ids", buckets=())
+GRPO = GRPOConfig(group=8, reward="low_ids", buckets=())
 SFT = SFTConfig(length=120)
 LESSONS = (
     (ZOOM, "<think>x</think><answer>left</answer>"),
