@@ -1,4 +1,4 @@
-"""Batched crop and resize, with the numerics of ``jax.image.scale_and_translate`` (linear, antialiased).
+"""Batched crop and resize of device arrays: the numerics of ``jax.image.scale_and_translate`` (linear, antialiased).
 
 A crop is two small matrix products, one a axis. Rows that look at the same original (the group of a prompt) share
 its pixels, so the first product is one matrix product a prompt and no original is copied.
