@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
 from medvista_jax.core.types import AnswerKey, Array, Trajectory
-from medvista_jax.text.normalise import answers_equal
+from medvista_jax.text.normalise import answers_equal, normalise_bytes
 
 REPETITION_NGRAM = 4
 REPETITION_LEVELS = ((0.60, -3.0), (0.45, -2.0), (0.30, -1.5))
@@ -36,8 +37,8 @@ def correctness(trajectory: Trajectory, key: AnswerKey) -> Array:
     """float32 ``[B]``, 1 where the answer equals the key after normalisation."""
     group = trajectory.answer_BN.shape[0] // key.answer_PN.shape[0]
     truth_BN = jnp.repeat(key.answer_PN, group, axis=0)
-    equal_B = answers_equal(trajectory.answer_BN, trajectory.answer_length_B, truth_BN)
-    return (equal_B & (trajectory.answer_length_B > 0)).astype(jnp.float32)
+    answer_BN, length_B = normalise_bytes(trajectory.answer_BN, trajectory.answer_length_B)
+    return answers_equal(answer_BN, length_B, truth_BN).astype(jnp.float32)
 
 
 def well_formed(trajectory: Trajectory) -> Array:
@@ -61,14 +62,11 @@ def repeated_share(trajectory: Trajectory) -> Array:
         gram_BS = gram_BS * jnp.uint32(1_000_003) + jnp.roll(tokens_BS, -offset, axis=1).astype(jnp.uint32)
         inside_S = jnp.arange(slots) < slots - offset
         same_BS &= (jnp.roll(turn_BS, -offset, axis=1) == turn_BS) & inside_S[None, :]
-    # Turn index goes into the hash: a 4-gram of an earlier turn is no repetition in a later one.
-    hashed_BS = gram_BS * jnp.uint32(31) + turn_BS.astype(jnp.uint32)
-    # Equal neighbours after sorting are repeats; slots without a 4-gram sort to the end on their own.
-    order_BS = jnp.argsort(jnp.where(same_BS, hashed_BS >> 1, jnp.uint32(0xFFFFFFFF)), axis=1)
-    sorted_BS = jnp.take_along_axis(hashed_BS >> 1, order_BS, axis=1)
-    real_BS = jnp.take_along_axis(same_BS, order_BS, axis=1)
-    turn_sorted_BS = jnp.take_along_axis(turn_BS, order_BS, axis=1)
-    repeat_BS = (sorted_BS == jnp.roll(sorted_BS, 1, axis=1)) & real_BS & (jnp.arange(slots) > 0)[None, :]
+    # Sorted by turn, then 4-gram: repeats are equal neighbours of one turn. Slots without a 4-gram go to the end.
+    none_BS, turn_sorted_BS, sorted_BS = jax.lax.sort((~same_BS, turn_BS, gram_BS), dimension=1, num_keys=3)
+    real_BS = ~none_BS
+    like_BS = (sorted_BS[:, 1:] == sorted_BS[:, :-1]) & (turn_sorted_BS[:, 1:] == turn_sorted_BS[:, :-1])
+    repeat_BS = real_BS & jnp.pad(like_BS, ((0, 0), (1, 0)))
     share_B = jnp.zeros(tokens_BS.shape[0], jnp.float32)
     for turn in range(trajectory.turns.kind_BR.shape[1]):
         mine_BS = turn_sorted_BS == turn

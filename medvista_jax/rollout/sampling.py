@@ -57,7 +57,8 @@ def choose(logits_BV: Array, keys_B: Array, count_B: Array, sampling: Sampling) 
     scaled_BV = logits_BV / scale
     weight_BV = jnp.exp(scaled_BV - jnp.max(scaled_BV, axis=-1, keepdims=True))
     cumulative_BV = jnp.cumsum(weight_BV, axis=-1)
-    # The first id whose cumulative weight exceeds the draw has a weight above zero, whatever the rounding.
-    sampled_B = jnp.argmax(cumulative_BV > uniform_B1 * cumulative_BV[:, -1:], axis=-1)
+    # Prefix sums are not associative: the sum at an id without weight may round to more than the one before it.
+    reached_BV = (cumulative_BV > uniform_B1 * cumulative_BV[:, -1:]) & (weight_BV > 0)
     greedy_B = jnp.argmax(logits_BV, axis=-1)
+    sampled_B = jnp.where(jnp.any(reached_BV, axis=-1), jnp.argmax(reached_BV, axis=-1), greedy_B)
     return jnp.where(sampling.temperature > 0, sampled_B, greedy_B).astype(jnp.int32)

@@ -25,8 +25,9 @@ def triangle_weights(start_N: Array, stop_N: Array, size: int, out: int) -> Arra
     """
     scale_N = (stop_N - start_N) / out
     reach_N = jnp.maximum(scale_N, 1.0)
-    centre_NO = start_N[:, None] + (jnp.arange(out, dtype=jnp.float32) + 0.5) * scale_N[:, None] - 0.5
-    distance_NOS = jnp.abs(centre_NO[:, :, None] - jnp.arange(size, dtype=jnp.float32))
+    step_O = jnp.arange(out, dtype=jnp.float32) + 0.5
+    centre_NO = start_N[:, None] + step_O[None] * scale_N[:, None] - 0.5
+    distance_NOS = jnp.abs(centre_NO[:, :, None] - jnp.arange(size, dtype=jnp.float32)[None, None])
     weights_NOS = jnp.maximum(0.0, 1.0 - distance_NOS / reach_N[:, None, None])
     return weights_NOS / jnp.sum(weights_NOS, axis=-1, keepdims=True)
 
