@@ -71,7 +71,7 @@ class SFTStage:
     batch: int = 64
     without_tools: float = 0.15
     static: SFTConfig = SFTConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, steps=500)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, steps=600)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class GRPOStage:
     without_tools: float = 0.15
     temperature: float = 1.0
     algorithm: GRPOConfig = GRPOConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, steps=120)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, steps=150)
 
 
 @dataclasses.dataclass(frozen=True)

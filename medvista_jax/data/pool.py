@@ -9,6 +9,7 @@ import dataclasses
 import functools
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from medvista_jax.data import images
@@ -21,6 +22,9 @@ Rng = np.random.Generator
 
 MINIMUM_BRAIN = 4000
 """Slices with less brain than this many pixels are left out."""
+
+MAGNIFICATION = 1.3
+"""Canvas pixels a millimetre of brain: a slice fills the canvas, so that where a target lies is worth knowing."""
 
 _AXIS = {"sagittal": 0, "coronal": 1, "axial": 2}
 _SHIFT = 10
@@ -42,6 +46,13 @@ class Base:
     tissue: np.ndarray
     modality: str
     source: str
+
+
+def _enlarge(page: np.ndarray, linear: bool) -> np.ndarray:
+    """A slice on the canvas's finer grid; labels keep the nearest value."""
+    height, width = (round(side * MAGNIFICATION) for side in page.shape)
+    how = Image.Resampling.BILINEAR if linear else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(np.ascontiguousarray(page)).resize((width, height), how))
 
 
 def _lay(array: np.ndarray, top: int, left: int) -> np.ndarray:
@@ -85,8 +96,8 @@ class Pool:
                 if area[1:].sum() >= MINIMUM_BRAIN:
                     self.slices[plane].append(millimetre)
                     self.areas[plane, millimetre] = area
-                    page = (np.ascontiguousarray(stack[index].T[::-1]) for stack in pages)
-                    self._pages[plane, millimetre] = tuple(page)
+                    pixels, concepts = (stack[index].T[::-1] for stack in pages)
+                    self._pages[plane, millimetre] = (_enlarge(pixels, linear=True), _enlarge(concepts, linear=False))
 
     def near(self, plane: str, millimetre: int) -> np.ndarray:
         """Pixel counts of concepts in the slice and its neighbours two millimetres to either side."""

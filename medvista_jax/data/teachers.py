@@ -31,7 +31,7 @@ class TeacherConfig:
       grid: coordinates are multiples of this, in 0…1000 units.
     """
 
-    noise: float = 16.0
+    noise: float = 12.0
     shift: float = 28.0
     direct: float = 0.25
     wrong_first: float = 0.1

@@ -21,7 +21,7 @@ from medvista_jax.models.medvista_tiny import MedVistaTiny, MedVistaTinyConfig
 from medvista_jax.text.tokenizer import SentencePieceTokenizer
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 
-FAMILY_WEIGHTS: Mapping[str, float] = {"implant_shape": 3.0, "implant_stripes": 3.0, "same_shape": 1.5}
+FAMILY_WEIGHTS: Mapping[str, float] = {"implant_shape": 5.0, "implant_stripes": 5.0, "same_shape": 1.5}
 """Share of a family in the training questions; 1 where it is not named."""
 
 

@@ -58,10 +58,13 @@ class PerceptionBatch:
 
 
 def init_head(model: MedVistaTiny, config: PerceptionConfig, key: Array) -> dict[str, Array]:
-    """Linear read-out of each embedding, which stands for 2×2 patches: ``{"kernel", "bias"}``."""
+    """Linear read-out of each embedding, which stands for 2×2 patches: ``{"kernel", "bias"}``.
+
+    The bias is the embedding's own: what is usual at a place need not be said by the embedding.
+    """
     outputs = config.concepts * (2 * config.cells) ** 2
     width = model.config.decoder_config().width
-    return {"kernel": jax.random.normal(key, (width, outputs)) * width**-0.5, "bias": jnp.zeros((outputs,))}
+    return {"kernel": jax.random.normal(key, (width, outputs)) * width**-0.5, "bias": jnp.zeros((model.tokens_per_image, outputs))}
 
 
 def labels_at(concepts_PYX: Array, box_B4: Array, side: int) -> Array:
@@ -92,7 +95,7 @@ def perception_loss(
     batch = embeddings_BLE.shape[0]
     side, cells = model.config.image // model.config.patch // 2, 2 * config.cells
     head = params["head"]
-    logits = embeddings_BLE @ head["kernel"] + head["bias"][None, None]
+    logits = embeddings_BLE @ head["kernel"] + head["bias"][None]
     logits = logits.reshape(batch, side, side, cells, cells, config.concepts)
     labels = labels_BNN.reshape(batch, side, cells, side, cells).transpose(0, 1, 3, 2, 4)
     table = jnp.ones((config.concepts,)).at[: len(config.weights)].set(jnp.asarray(config.weights))

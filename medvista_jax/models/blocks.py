@@ -131,12 +131,12 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        self.embedding_VE = self.param("embedding", nn.initializers.normal(0.02), (c.vocab_size, c.width))
+        self.embedding_VE = self.param("embedding", nn.initializers.normal(c.width**-0.5), (c.vocab_size, c.width))
         self.blocks = [Block(c, name=f"layer_{i}") for i in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_epsilon, name="final_norm")
 
     def embed(self, tokens_BT: Array) -> Array:
-        """Embeddings scaled to unit variance."""
+        """Embeddings, of unit variance at the start: far below it the residual stream would be image and nothing else."""
         return self.embedding_VE[tokens_BT] * self.config.width**0.5
 
     def logits(self, hidden_NE: Array) -> Array:

@@ -82,9 +82,8 @@ class Connector(nn.Module):
         x = x_NLE.reshape(count, side // 2, 2, side // 2, 2, c.vision_width).transpose(0, 1, 3, 2, 4, 5)
         x_NLE = x.reshape(count, (side // 2) ** 2, 4 * c.vision_width)
         x_NLE = nn.relu(nn.Dense(3 * width, name="up")(x_NLE))
-        x_NLE = nn.Dense(width, name="down")(x_NLE)
-        position_LE = self.param("position", nn.initializers.normal(0.5), ((side // 2) ** 2, width))
-        return x_NLE + position_LE[None]
+        # No position is added: what is the same in every image would drown what is seen. The tower knows where it is.
+        return nn.Dense(width, name="down")(x_NLE)
 
 
 @dataclasses.dataclass(frozen=True)
