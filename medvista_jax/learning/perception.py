@@ -64,7 +64,8 @@ def init_head(model: MedVistaTiny, config: PerceptionConfig, key: Array) -> dict
     """
     outputs = config.concepts * (2 * config.cells) ** 2
     width = model.config.decoder_config().width
-    return {"kernel": jax.random.normal(key, (width, outputs)) * width**-0.5, "bias": jnp.zeros((model.tokens_per_image, outputs))}
+    kernel = jax.random.normal(key, (width, outputs)) * width**-0.5
+    return {"kernel": kernel, "bias": jnp.zeros((model.tokens_per_image, outputs))}
 
 
 def labels_at(concepts_PYX: Array, box_B4: Array, side: int) -> Array:

@@ -136,7 +136,7 @@ class Decoder(nn.Module):
         self.final_norm = RMSNorm(c.norm_epsilon, name="final_norm")
 
     def embed(self, tokens_BT: Array) -> Array:
-        """Embeddings, of unit variance at the start: far below it the residual stream would be image and nothing else."""
+        """Embeddings, of unit variance at the start: far below it images would drown the text."""
         return self.embedding_VE[tokens_BT] * self.config.width**0.5
 
     def logits(self, hidden_NE: Array) -> Array:
