@@ -16,11 +16,11 @@ import optax
 from medvista_jax.core.types import AnswerKey, ImageBank, Params, Question, Trajectory
 from medvista_jax.environment.build import build_environment
 from medvista_jax.environment.gym import Environment
-from medvista_jax.learning.grpo import GRPOConfig, grpo_step
+from medvista_jax.learning.grpo import GRPOConfig, chunk_loss, grpo_step
 from medvista_jax.learning.losses import score_tokens
 from medvista_jax.learning.rewards import PRESETS, RewardTerms, correctness
 from medvista_jax.learning.sft import SFTConfig, sft_step
-from medvista_jax.learning.state import TrainState, start
+from medvista_jax.learning.state import TrainState, split, start
 from medvista_jax.models.blocks import DecoderConfig
 from medvista_jax.models.medvista_tiny import MedVistaTiny
 from medvista_jax.models.medvista_tiny.modeling import MedVistaTinyConfig
@@ -71,7 +71,7 @@ def environment() -> Environment:
 @functools.cache
 def params(seed: int = 0) -> Params:
     """Random parameters, norms and biases perturbed too, so that no default hides; logits of unit size and more."""
-    fresh = MODEL.init(jax.random.key(seed))
+    fresh = jax.jit(MODEL.init)(jax.random.key(seed))
     leaves, tree = jax.tree.flatten(fresh)
     rng = np.random.default_rng(seed)
     moved = [leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
@@ -187,8 +187,9 @@ def pays_for_low_ids(trajectory: Trajectory, key: AnswerKey) -> RewardTerms:
 
 
 PRESETS["low_ids"] = pays_for_low_ids
-GRPO = GRPOConfig(group=8, reward="low_ids", buckets=())
-SFT = SFTConfig(length=120)
+# One program each: a bucket is a program of its own, and tests/learning/test_accumulate.py has them.
+GRPO = GRPOConfig(group=8, reward="low_ids", buckets=(), chunk=24)
+SFT = SFTConfig(buckets=(), chunk=3)
 LESSONS = (
     (ZOOM, "<think>x</think><answer>left</answer>"),
     ("<think>x</think><answer>7</answer>",),
@@ -203,6 +204,20 @@ def update(state: TrainState, question: Question, key: AnswerKey, temperature: f
 
 def learn(state: TrainState, question: Question, script: Script):
     return sft_step(MODEL, optimizer(), SFT, environment(), state, question, script)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _policy_loss(config: GRPOConfig, trajectory: Trajectory, advantage_B, temperature):
+    moving, still = split(params(), ["^decoder"])
+    tokens = jnp.sum(trajectory.sampled_BS).astype(jnp.float32)
+    extras = {"images": trajectory.features_BILE, "advantage_B": advantage_B}
+    loss, (sums, maxima) = chunk_loss(MODEL, config, still, temperature, tokens, moving, trajectory, extras)
+    return loss, sums | maxima
+
+
+def policy_loss(trajectory: Trajectory, advantage_B, temperature: float = 1.0):
+    """GRPO's loss and metrics of a batch in one chunk."""
+    return _policy_loss(GRPO, trajectory, jnp.asarray(advantage_B), jnp.float32(temperature))
 
 
 def played(

@@ -10,7 +10,7 @@ from medvista_jax.learning.perception import PerceptionBatch
 
 
 def perception_batch(pool: QuestionPool, rows: np.ndarray, views: int, rng: np.random.Generator) -> PerceptionBatch:
-    """A view of the whole image or nearly so, and ``views - 1`` random crops, most of them near a target if there is one.
+    """A view of (nearly) the whole image and ``views - 1`` random crops, most of them near a target where there is one.
 
     Crops measure 48 to 128 canvas pixels a side, most of them near 64, where a view shows every pixel. Images with a
     window that shows more get it in half of the crops.

@@ -14,10 +14,12 @@ from medvista_jax.environment import gym
 from medvista_jax.environment.build import build_environment
 from medvista_jax.text.chat import ERRORS
 from medvista_jax.text.host_parser import parse_turn_text
+from medvista_jax.text.normalise import answers_equal, normalise_bytes
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 from tests import tiny
 
 step = jax.jit(gym.step)
+render_views, render_originals = jax.jit(gym.render_views), jax.jit(gym.render_originals)
 reset = jax.jit(gym.reset, static_argnames="group")
 L = tiny.MODEL.tokens_per_image
 
@@ -163,6 +165,28 @@ def test_an_empty_answer_is_an_answer():
     assert bool(state.done_B[0]) and not bool(state.truncated_B[0]) and int(state.answer_length_B[0]) == 0
 
 
+def test_an_overlong_answer_is_not_cut_into_a_right_one():
+    """What is kept of it equals no key; the episode is over all the same."""
+    _, state = fresh(3)
+    environment = tiny.environment().replace(answer_bytes=4)
+    said = ["<answer>left</answer>", "<answer>left or right</answer>", "<answer>left </answer>"]
+    state, _ = step(environment, state.replace(answer_BN=state.answer_BN[:, :4]), *ids_of(said))
+    assert np.asarray(state.done_B).all() and not np.asarray(state.truncated_B).any()
+    answers = normalise_bytes(state.answer_BN, state.answer_length_B)
+    right = answers_equal(*answers, tiny.make_key(["left"] * 3).answer_PN)
+    assert np.asarray(right).tolist() == [True, False, False]
+    assert np.asarray(state.answer_length_B).tolist() == [4, 0, 0] and not np.asarray(state.answer_BN[1:]).any()
+
+
+def test_without_a_turn_to_spend_an_episode_is_over_at_once():
+    _, state = fresh(3, max_turns=(0, 2, -1))
+    assert np.asarray(state.done_B).tolist() == np.asarray(state.truncated_B).tolist() == [True, False, True]
+    later, observation = step(tiny.environment(), state, *ids_of(["<answer>left</answer>", "so", tiny.ZOOM]))
+    assert np.asarray(later.turns_B).tolist() == [0, 1, 0] and not np.asarray(later.answer_length_B).any()
+    assert np.asarray(observation.valid_BW.any(1)).tolist() == [False, True, False]
+    assert np.asarray(later.truncated_B).tolist() == [True, False, True]
+
+
 def test_random_ids_always_lead_somewhere():
     """2,000 rows of ids drawn from everything, and from the ids that calls are made of; nothing but the
     documented values comes out, and each row is either done or told something."""
@@ -223,8 +247,8 @@ def test_originals_and_views_of_two_images():
     assert np.asarray(state.views.source_BI[:, 2]).tolist() == [1, 0]
     state, _ = step(tiny.environment(), state, *ids_of([third, third]))
     assert np.asarray(state.views.source_BI[:, 3]).tolist() == [1, 0]
-    shown = np.asarray(gym.render_views(tiny.environment(), question.bank, state.views, jnp.array([2, 1])))
-    originals = np.asarray(gym.render_originals(tiny.environment(), question.bank))
+    shown = np.asarray(render_views(tiny.environment(), question.bank, state.views, jnp.array([2, 1])))
+    originals = np.asarray(render_originals(tiny.environment(), question.bank))
     np.testing.assert_array_equal(shown[1], originals[1, 1])
     assert not np.array_equal(shown[0], originals[0, 1])
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.learning.grpo import GRPOConfig, policy_loss
-from medvista_jax.learning.losses import mean_over, score_tokens
+from medvista_jax.learning.losses import clipped_surrogate, mean_over, score_tokens
 from medvista_jax.rollout.record import pack
 from tests import tiny
 
@@ -97,31 +96,23 @@ def test_loss_touches_the_sampled_slots_and_no_other():
     model = Bumped(tiny.MODEL)
     advantage = jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0])
 
-    def grpo(bump):
+    def losses(bump):
         params = {"base": tiny.params(), "bump": bump}
         scores = score_tokens(model, params, t, t.features_BILE, jnp.ones(()))
-        from medvista_jax.learning.losses import clipped_policy_loss
+        gain_BS, _ = clipped_surrogate(scores.logprob_BS, t.logprobs_BS, advantage, 0.2, 0.2)
+        return jnp.stack([mean_over(gain_BS, t.sampled_BS), mean_over(scores.logprob_BS, t.sampled_BS)])
 
-        return clipped_policy_loss(scores.logprob_BS, t.logprobs_BS, advantage, t.sampled_BS, 0.2, 0.2)[0]
+    def touched(bump):
+        _, pull = jax.vjp(losses, bump)
+        return [jnp.any(pull(one)[0] != 0, axis=-1) for one in jnp.eye(2)]
 
-    def sft(bump):
-        params = {"base": tiny.params(), "bump": bump}
-        scores = score_tokens(model, params, t, t.features_BILE, jnp.ones(()))
-        return -mean_over(scores.logprob_BS, t.sampled_BS)
-
-    zero = jnp.zeros((batch, slots, tiny.VOCAB))
-    for loss in (grpo, sft):
-        touched = np.asarray(jnp.any(jax.jit(jax.grad(loss))(zero) != 0, axis=-1))
-        np.testing.assert_array_equal(touched, np.asarray(t.sampled_BS))
+    for touched_BS in jax.jit(touched)(jnp.zeros((batch, slots, tiny.VOCAB))):
+        np.testing.assert_array_equal(np.asarray(touched_BS), np.asarray(t.sampled_BS))
 
 
 def test_what_the_environment_says_is_never_a_target():
     """Another id at the very last observation slot changes no score before it and no mask; it is context only."""
     t = tiny.played(tiny.make_script(tiny.MIXED))
-    moving, still = ({}, tiny.params())
-    from flax.traverse_util import flatten_dict
-
-    config, advantage = GRPOConfig(), jnp.ones(6)
     base = tiny.score(tiny.MODEL, tiny.params(), t, t.features_BILE, jnp.ones(()))
     row = 0
     observed = np.asarray(t.valid_BS[row] & ~t.sampled_BS[row] & (t.feature_BS[row] < 0))
@@ -133,6 +124,5 @@ def test_what_the_environment_says_is_never_a_target():
     np.testing.assert_array_equal(a[1:], b[1:])
     assert np.abs(a[row, last + 1 :] - b[row, last + 1 :]).max() > 1e-4
     assert a[row, last] == b[row, last] == 0.0
-    flat = flatten_dict(still, sep="/")
-    loss, _ = policy_loss(tiny.MODEL, config, moving, flat, t, advantage, jnp.ones(()))
+    loss, _ = tiny.policy_loss(t, jnp.ones(6))
     np.testing.assert_allclose(float(loss), -1.0, atol=1e-5)  # ratio 1 at every sampled token, advantage 1

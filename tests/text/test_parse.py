@@ -160,6 +160,15 @@ def test_tokens_to_parsed_turn_is_the_hosts_reading() -> None:
     assert calls > 100
 
 
+def test_an_answer_that_does_not_fit_is_kept_as_empty() -> None:
+    """Cut to its first bytes it might have been the key."""
+    turns = [f"<answer>{said}</answer>".encode() for said in ("12345678", "123456789", "12345678 ", "", "1")]
+    turns.append(b"<answer>1234567890</answer><answer>right</answer>")
+    kept = ["12345678", "", "", "", "1", "right"]
+    for (host, device), answer in zip(parse_both(TWO, GRAMMAR, turns, 384, 8), kept, strict=True):
+        assert host == device and host["answer"] == answer and host["kind"] == "ANSWER"
+
+
 def test_device_parser_compiles_once() -> None:
     traces = []
 
