@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from medvista_jax.core.types import AnswerKey, ImageBank, Params, Question, Trajectory
+from medvista_jax.environment import gym
 from medvista_jax.environment.build import build_environment
 from medvista_jax.environment.gym import Environment
 from medvista_jax.learning.grpo import GRPOConfig, chunk_loss, grpo_step
@@ -25,7 +26,9 @@ from medvista_jax.models.blocks import DecoderConfig
 from medvista_jax.models.medvista_tiny import MedVistaTiny
 from medvista_jax.models.medvista_tiny.modeling import MedVistaTinyConfig
 from medvista_jax.rollout.loop import Script, rollout
+from medvista_jax.rollout.record import pack
 from medvista_jax.rollout.sampling import Sampling
+from medvista_jax.rollout.scripted import enact
 from medvista_jax.text.chat import render_prompt
 from medvista_jax.text.normalise import normalise
 from medvista_jax.text.tokenizer import SentencePieceTokenizer
@@ -52,8 +55,14 @@ ZOOM = '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [100, 200, 600, 
 ZOOM_AGAIN = '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 500, 500], "image_index": 1}}</tool_call>'
 WINDOW = '<tool_call>{"name": "adjust_window", "arguments": {"low": 0, "high": 30000}}</tool_call>'
 
+# Compiled once a process, whoever calls them with the same shapes.
 play = jax.jit(rollout, static_argnames=("model", "group"))
 score = jax.jit(score_tokens, static_argnames=("model",))
+forward, encode, logits = jax.jit(MODEL.forward), jax.jit(MODEL.encode_images), jax.jit(MODEL.logits)
+reset, step = jax.jit(gym.reset, static_argnames=("group",)), jax.jit(gym.step)
+render_views, render_originals = jax.jit(gym.render_views), jax.jit(gym.render_originals)
+enacted = jax.jit(functools.partial(enact, MODEL))
+packed = jax.jit(pack, static_argnums=1)
 
 
 @functools.cache
@@ -70,12 +79,19 @@ def environment() -> Environment:
 
 @functools.cache
 def params(seed: int = 0) -> Params:
-    """Random parameters, norms and biases perturbed too, so that no default hides; logits of unit size and more."""
-    fresh = jax.jit(MODEL.init)(jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(fresh)
+    """Random parameters, norms and biases perturbed too, so that no default hides; logits of unit size and more.
+
+    Drawn by numpy: compiling ``init`` would take longer than most tests.
+    """
     rng = np.random.default_rng(seed)
-    moved = [leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
-    return jax.tree.unflatten(tree, moved)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        spread = {"kernel": leaf.shape[0] ** -0.5, "position": 0.5}.get(name, 0.0)
+        value = (name == "scale") + np.hypot(spread, 0.1) * rng.standard_normal(leaf.shape)
+        return jnp.asarray(value, jnp.float32)
+
+    return jax.tree.map_with_path(draw, jax.eval_shape(MODEL.init, jax.random.key(seed)))
 
 
 def make_question(
@@ -206,18 +222,18 @@ def learn(state: TrainState, question: Question, script: Script):
     return sft_step(MODEL, optimizer(), SFT, environment(), state, question, script)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _policy_loss(config: GRPOConfig, trajectory: Trajectory, advantage_B, temperature):
-    moving, still = split(params(), ["^decoder"])
+@jax.jit
+def _policy_loss(params: Params, trajectory: Trajectory, advantage_B, temperature):
+    moving, still = split(params, ["^decoder"])
     tokens = jnp.sum(trajectory.sampled_BS).astype(jnp.float32)
     extras = {"images": trajectory.features_BILE, "advantage_B": advantage_B}
-    loss, (sums, maxima) = chunk_loss(MODEL, config, still, temperature, tokens, moving, trajectory, extras)
+    loss, (sums, maxima) = chunk_loss(MODEL, GRPO, still, temperature, tokens, moving, trajectory, extras)
     return loss, sums | maxima
 
 
 def policy_loss(trajectory: Trajectory, advantage_B, temperature: float = 1.0):
     """GRPO's loss and metrics of a batch in one chunk."""
-    return _policy_loss(GRPO, trajectory, jnp.asarray(advantage_B), jnp.float32(temperature))
+    return _policy_loss(params(), trajectory, jnp.asarray(advantage_B), jnp.float32(temperature))
 
 
 def played(

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from medvista_jax.core.types import Fault, Kind
-from medvista_jax.environment import gym
 from medvista_jax.environment.build import build_environment
 from medvista_jax.text.chat import ERRORS
 from medvista_jax.text.host_parser import parse_turn_text
@@ -18,9 +17,6 @@ from medvista_jax.text.normalise import answers_equal, normalise_bytes
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 from tests import tiny
 
-step = jax.jit(gym.step)
-render_views, render_originals = jax.jit(gym.render_views), jax.jit(gym.render_originals)
-reset = jax.jit(gym.reset, static_argnames="group")
 L = tiny.MODEL.tokens_per_image
 
 
@@ -34,9 +30,20 @@ def ids_of(texts):
     return jnp.asarray(tokens), jnp.asarray(length)
 
 
+ROWS = 18
+
+
+def step(environment, state, tokens_BT, length_B):
+    """One compiled program for any number of rows: the last row is repeated up to a multiple of ``ROWS``."""
+    rows = len(length_B)
+    fill = lambda x: np.concatenate([x, np.repeat(np.asarray(x)[-1:], -rows % ROWS, axis=0)])  # noqa: E731
+    result = tiny.step(environment, *jax.tree.map(fill, (state, tokens_BT, length_B)))
+    return jax.tree.map(lambda x: np.asarray(x)[:rows], result)
+
+
 def fresh(rows: int, **budgets):
     question = tiny.make_question(texts=["Which?"] * rows, **budgets)
-    return question, reset(tiny.environment(), question, 1)
+    return question, tiny.reset(tiny.environment(), question, 1)
 
 
 def said(observation, row: int) -> str:
@@ -168,14 +175,15 @@ def test_an_empty_answer_is_an_answer():
 def test_an_overlong_answer_is_not_cut_into_a_right_one():
     """What is kept of it equals no key; the episode is over all the same."""
     _, state = fresh(3)
-    environment = tiny.environment().replace(answer_bytes=4)
-    said = ["<answer>left</answer>", "<answer>left or right</answer>", "<answer>left </answer>"]
-    state, _ = step(environment, state.replace(answer_BN=state.answer_BN[:, :4]), *ids_of(said))
+    whole = "left left left left left left left left left left left left left"
+    assert len(whole) == tiny.environment().answer_bytes
+    said = [f"<answer>{answer}</answer>" for answer in (whole, whole + " or right", whole + ".")]
+    state, _ = step(tiny.environment(), state, *ids_of(said))
     assert np.asarray(state.done_B).all() and not np.asarray(state.truncated_B).any()
     answers = normalise_bytes(state.answer_BN, state.answer_length_B)
-    right = answers_equal(*answers, tiny.make_key(["left"] * 3).answer_PN)
+    right = answers_equal(*answers, tiny.make_key([whole] * 3, 80).answer_PN)
     assert np.asarray(right).tolist() == [True, False, False]
-    assert np.asarray(state.answer_length_B).tolist() == [4, 0, 0] and not np.asarray(state.answer_BN[1:]).any()
+    assert np.asarray(state.answer_length_B).tolist() == [64, 0, 0] and not np.asarray(state.answer_BN[1:]).any()
 
 
 def test_without_a_turn_to_spend_an_episode_is_over_at_once():
@@ -238,7 +246,7 @@ def spell(row, n):
 def test_originals_and_views_of_two_images():
     """Image 0 and 1 are originals, views come after; a view of a view names the original it came from."""
     question = tiny.make_question(texts=["Which?"] * 2, originals=2)
-    state = reset(tiny.environment(), question, 1)
+    state = tiny.reset(tiny.environment(), question, 1)
     assert np.asarray(state.views.count_B).tolist() == [2, 2]
     second = '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 500, 500], "image_index": 1}}</tool_call>'
     third = second.replace('"image_index": 1', '"image_index": 2')
@@ -247,8 +255,8 @@ def test_originals_and_views_of_two_images():
     assert np.asarray(state.views.source_BI[:, 2]).tolist() == [1, 0]
     state, _ = step(tiny.environment(), state, *ids_of([third, third]))
     assert np.asarray(state.views.source_BI[:, 3]).tolist() == [1, 0]
-    shown = np.asarray(render_views(tiny.environment(), question.bank, state.views, jnp.array([2, 1])))
-    originals = np.asarray(render_originals(tiny.environment(), question.bank))
+    shown = np.asarray(tiny.render_views(tiny.environment(), question.bank, state.views, jnp.array([2, 1])))
+    originals = np.asarray(tiny.render_originals(tiny.environment(), question.bank))
     np.testing.assert_array_equal(shown[1], originals[1, 1])
     assert not np.array_equal(shown[0], originals[0, 1])
 
@@ -256,7 +264,7 @@ def test_originals_and_views_of_two_images():
 def test_originals_that_do_not_exist_cannot_be_named():
     question = tiny.make_question(texts=["Which?"], originals=2)
     question = question.replace(bank=question.bank.replace(count_P=jnp.array([1])))
-    state = reset(tiny.environment(), question, 1)
+    state = tiny.reset(tiny.environment(), question, 1)
     state, observation = step(tiny.environment(), state, *ids_of([tiny.ZOOM_AGAIN]))
     assert int(observation.parsed.fault_B[0]) == Fault.NO_SUCH_IMAGE
     state, observation = step(tiny.environment(), state, *ids_of([tiny.ZOOM]))

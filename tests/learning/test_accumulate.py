@@ -13,7 +13,6 @@ from medvista_jax.core.types import Trajectory, Views
 from medvista_jax.learning import grpo, sft
 from medvista_jax.learning.accumulate import Bucket, accumulate
 from medvista_jax.learning.state import split
-from medvista_jax.rollout.scripted import enact
 from tests import tiny
 
 ROWS, SLOTS, IMAGES, WIDTH, WORDS = 12, 60, 3, 5, 11
@@ -150,9 +149,7 @@ def real(which: str):
         extras = {"images": t.features_BILE, "advantage_B": jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0])}
         return loss, moving, t.replace(features_BILE=None), extras
     question = tiny.make_question()
-    t, pixels = jax.jit(enact, static_argnums=0)(
-        tiny.MODEL, tiny.environment(), question, tiny.make_script(tiny.LESSONS)
-    )
+    t, pixels = tiny.enacted(tiny.environment(), question, tiny.make_script(tiny.LESSONS))
     moving, still = split(tiny.params(), ["^decoder", "^connector"])
     tokens = jnp.sum(t.sampled_BS).astype(jnp.float32)
     return functools.partial(sft.chunk_loss, tiny.MODEL, still, tokens), moving, t, {"images": pixels}
@@ -168,7 +165,9 @@ def test_the_losses_of_training(which):
     (_, (sums, maxima)), expected = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable, t, extras)
     found, metrics = jax.jit(functools.partial(accumulate, loss, buckets=buckets, chunk=1))(trainable, t, extras)
     assert_close(found, expected, 2e-5)  # hundreds of terms in float32, in another order
-    assert_close({name: metrics[name] for name in sums}, sums)
-    for name in maxima:  # a difference of rounding errors
-        assert float(metrics[name]) <= 1e-4 and float(maxima[name]) <= 1e-4
     assert set(metrics) == {*sums, *maxima, "longest"}
+    for name, value in (sums | maxima).items():
+        if name.startswith("logprob_mismatch"):  # differences of rounding errors
+            assert float(metrics[name]) <= 1e-4 and float(value) <= 1e-4
+        else:
+            np.testing.assert_allclose(float(metrics[name]), float(value), rtol=1e-5, atol=1e-6, err_msg=name)

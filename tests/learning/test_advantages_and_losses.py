@@ -80,14 +80,14 @@ def test_mean_over_nothing_is_zero():
 def test_entropy_against_numpy():
     t = tiny.played()
     scores = tiny.score(tiny.MODEL, tiny.params(), t, t.features_BILE, jnp.ones(()))
-    hidden, _ = jax.jit(tiny.MODEL.forward)(
+    hidden, _ = tiny.forward(
         tiny.params(), t.tokens_BS, t.feature_BS, t.features_BILE, t.positions_BSZ, t.valid_BS
     )
     row = 1
     slots = np.flatnonzero(np.asarray(t.valid_BS[row]))
     slot = next(s for s in slots if bool(t.sampled_BS[row, s]))
     before = slots[slots < slot].max()
-    logits = np.asarray(tiny.MODEL.logits(tiny.params(), hidden[row, before][None]))[0].astype(np.float64)
+    logits = np.asarray(tiny.logits(tiny.params(), hidden))[row, before].astype(np.float64)
     p = np.exp(logits - logits.max())
     p /= p.sum()
     assert float(scores.entropy_BS[row, slot]) == pytest.approx(-(p * np.log(p)).sum(), abs=1e-4)

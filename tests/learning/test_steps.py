@@ -10,7 +10,7 @@ import pytest
 
 from medvista_jax.learning.state import OptimizerConfig, apply_gradients, join, split, start
 from medvista_jax.rollout.record import total_slots
-from medvista_jax.rollout.scripted import enact, encode_slots
+from medvista_jax.rollout.scripted import encode_slots
 from tests import tiny
 
 
@@ -44,10 +44,10 @@ def test_optimizer_schedule():
     config = OptimizerConfig(learning_rate=0.1, steps=40, warmup=0.25, final=0.1, clip_norm=1e9)
     optimizer = config.build()
     weights = {"w": jnp.zeros(1)}
-    memory = optimizer.init(weights)
+    memory, update = optimizer.init(weights), jax.jit(optimizer.update)
     sizes = []
     for _ in range(42):
-        updates, memory = optimizer.update({"w": jnp.ones(1)}, memory, weights)
+        updates, memory = update({"w": jnp.ones(1)}, memory, weights)
         sizes.append(-float(updates["w"][0]))
     np.testing.assert_allclose(sizes[:11], np.arange(11) / 10 * 0.1, atol=1e-5)
     middle = 0.01 + 0.09 * 0.5  # half-way between 10 and 40
@@ -79,15 +79,14 @@ def test_sft_loss_is_the_mean_over_the_teachers_tokens():
     """Against a fresh forward of each row's sequence, log-softmax in numpy."""
     question, script = tiny.make_question(), tiny.make_script(tiny.LESSONS)
     _, metrics = tiny.learn(tiny.make_state(("^decoder", "^connector")), question, script)
-    t, pixels = jax.jit(enact, static_argnums=0)(tiny.MODEL, tiny.environment(), question, script)
+    t, pixels = tiny.enacted(tiny.environment(), question, script)
     features = jax.jit(encode_slots, static_argnums=0)(tiny.MODEL, tiny.params(), pixels)
-    forward = jax.jit(tiny.MODEL.forward)
     total = count = 0
     for row in range(3):
         valid = np.asarray(t.valid_BS[row])
         order = np.concatenate([np.flatnonzero(valid), np.flatnonzero(~valid)])  # one shape, one compilation
         size = int(valid.sum())
-        hidden, _ = forward(
+        hidden, _ = tiny.forward(
             tiny.params(),
             t.tokens_BS[row][order][None],
             t.feature_BS[row][order][None],
@@ -95,7 +94,7 @@ def test_sft_loss_is_the_mean_over_the_teachers_tokens():
             jnp.arange(len(order))[None, :, None],
             jnp.asarray(np.arange(len(order)) < size)[None],
         )
-        logits = np.asarray(tiny.MODEL.logits(tiny.params(), hidden))[0, :size].astype(np.float64)
+        logits = np.asarray(tiny.logits(tiny.params(), hidden))[0, :size].astype(np.float64)
         logits -= logits.max(1, keepdims=True)
         logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
         tokens, sampled = np.asarray(t.tokens_BS[row])[order][:size], np.asarray(t.sampled_BS[row])[order][:size]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from medvista_jax.learning.losses import clipped_surrogate, mean_over, score_tokens
-from medvista_jax.rollout.record import pack
 from tests import tiny
 
 
@@ -44,7 +43,7 @@ def test_the_environment_read_the_same_text_from_other_ids(spelt):
 
 
 def test_packing_keeps_every_id(spelt):
-    packed = pack(spelt, int(spelt.valid_BS.sum(1).max()))
+    packed = tiny.packed(spelt, int(spelt.valid_BS.sum(1).max()))
     for row in range(6):
         mine = lambda t, row=row: np.asarray(t.tokens_BS[row])[np.asarray(t.sampled_BS[row])].tolist()  # noqa: E731
         assert mine(packed) == mine(spelt)
@@ -53,10 +52,10 @@ def test_packing_keeps_every_id(spelt):
 def test_sampled_ids_are_the_choice_of_the_model():
     """Greedy: each id at a sampled slot is the argmax of a fresh forward over what stands before it."""
     t = tiny.played(tiny.make_script(tiny.MIXED), temperature=0.0)
-    hidden, _ = jax.jit(tiny.MODEL.forward)(
+    hidden, _ = tiny.forward(
         tiny.params(), t.tokens_BS, t.feature_BS, t.features_BILE, t.positions_BSZ, t.valid_BS
     )
-    best = np.asarray(tiny.MODEL.logits(tiny.params(), hidden).argmax(-1))
+    best = np.asarray(tiny.logits(tiny.params(), hidden).argmax(-1))
     scripted = np.asarray(tiny.make_script(tiny.MIXED).length_BR) > 0
     compared = 0
     for row in range(6):

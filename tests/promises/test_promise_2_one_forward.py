@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.rollout.record import pack
 from medvista_jax.rollout.sampling import Sampling
 from tests import tiny
 
@@ -45,7 +44,7 @@ def test_the_case_is_as_hard_as_it_claims(played):
 @pytest.mark.parametrize("packed", [False, True])
 def test_behaviour_and_training_log_probabilities_agree(played, packed):
     temperature, t = played
-    seen = pack(t, int(t.valid_BS.sum(1).max())) if packed else t
+    seen = tiny.packed(t, int(t.valid_BS.sum(1).max())) if packed else t
     scores = tiny.score(tiny.MODEL, tiny.params(), seen, t.features_BILE, jnp.float32(temperature))
     gap = np.abs(np.asarray(scores.logprob_BS) - np.asarray(seen.logprobs_BS))
     assert int(seen.sampled_BS.sum()) > 200
@@ -64,7 +63,7 @@ def test_every_step_against_a_fresh_forward_of_the_prefix(played):
     sampled, behaviour = np.asarray(t.sampled_BS[row])[valid], np.asarray(t.logprobs_BS[row])[valid]
     size = len(tokens)
     positions = jnp.arange(size, dtype=jnp.int32)[None, :, None]
-    hidden, cache = jax.jit(tiny.MODEL.forward)(
+    hidden, cache = tiny.forward(
         tiny.params(),
         jnp.asarray(tokens)[None],
         jnp.asarray(feature)[None],
@@ -73,7 +72,7 @@ def test_every_step_against_a_fresh_forward_of_the_prefix(played):
         jnp.ones((1, size), bool),
     )
     assert cache is None
-    logits = np.asarray(tiny.MODEL.logits(tiny.params(), hidden))[0].astype(np.float64) / temperature
+    logits = np.asarray(tiny.logits(tiny.params(), hidden))[0].astype(np.float64) / temperature
     logits -= logits.max(1, keepdims=True)
     logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     checked = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import subprocess
 import sys
@@ -12,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 
-from medvista_jax.environment import gym
 from medvista_jax.environment.build import build_environment
 from medvista_jax.learning.state import OptimizerConfig
 from medvista_jax.models.medvista_tiny import MedVistaTiny
@@ -26,11 +26,12 @@ def digest() -> str:
     return hashlib.sha256(b"".join(tiny.raw(leaf) for leaf in leaves)).hexdigest()
 
 
+@functools.cache
 def structures():
     question = tiny.make_question()
     return {
         "Environment": tiny.environment(),
-        "EnvState": gym.reset(tiny.environment(), question, 2),
+        "EnvState": tiny.reset(tiny.environment(), question, 2),
         "Question": question,
         "AnswerKey": tiny.make_key(),
         "Trajectory": tiny.played(),

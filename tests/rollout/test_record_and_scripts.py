@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.rollout.record import pack, total_slots
-from medvista_jax.rollout.scripted import enact, encode_slots
+from medvista_jax.rollout.record import total_slots
+from medvista_jax.rollout.scripted import encode_slots
 from tests import tiny
 
-play_script = jax.jit(enact, static_argnums=0)
 PER_SLOT = ("tokens_BS", "sampled_BS", "feature_BS", "positions_BSZ", "turn_BS", "logprobs_BS")
 
 
@@ -23,7 +22,7 @@ def trajectory():
 def test_pack_keeps_every_valid_slot_in_order(trajectory):
     longest = int(trajectory.valid_BS.sum(1).max())
     for length in (longest, longest + 7):
-        packed = pack(trajectory, length)
+        packed = tiny.packed(trajectory, length)
         valid = np.asarray(packed.valid_BS)
         counts = valid.sum(1)
         assert (valid == (np.arange(length)[None] < counts[:, None])).all()  # no holes
@@ -59,9 +58,9 @@ def test_enacted_and_rolled_out_scripts_are_one_sequence():
     question = tiny.make_question()
     twice = tiny.make_script([row for row in SCRIPT for _ in range(2)])
     rolled = tiny.played(twice, question)
-    enacted, pixels = play_script(tiny.MODEL, tiny.environment(), question, tiny.make_script(SCRIPT))
+    enacted, pixels = tiny.enacted(tiny.environment(), question, tiny.make_script(SCRIPT))
     longest = int(enacted.valid_BS.sum(1).max())
-    a, b = pack(enacted, longest), pack(jax.tree.map(lambda x: x[::2], rolled), longest)
+    a, b = tiny.packed(enacted, longest), tiny.packed(jax.tree.map(lambda x: x[::2], rolled), longest)
     for name in ("valid_BS", *PER_SLOT[:-1]):
         keep = np.asarray(a.valid_BS)
         np.testing.assert_array_equal(np.asarray(getattr(a, name))[keep], np.asarray(getattr(b, name))[keep])
@@ -77,7 +76,7 @@ def test_enacted_and_rolled_out_scripts_are_one_sequence():
 
 def test_silence_ends_a_scripted_row_without_an_error_text():
     script = tiny.make_script([(tiny.ZOOM,), ("<answer>7</answer>",), ()])
-    enacted, _ = play_script(tiny.MODEL, tiny.environment(), tiny.make_question(), script)
+    enacted, _ = tiny.enacted(tiny.environment(), tiny.make_question(), script)
     assert "error" not in tiny.texts_of(enacted, 0)
     assert tiny.texts_of(enacted, 0).endswith(tiny.ZOOM)
     assert np.asarray(enacted.sampled_BS.sum(1)).tolist() == np.asarray(script.length_BR.sum(1)).tolist()
@@ -115,9 +114,7 @@ def test_rows_without_turns_say_nothing():
     nobody = tiny.played(question=tiny.make_question(max_turns=0))
     assert not np.asarray(nobody.sampled_BS).any() and np.asarray(nobody.truncated_B).all()
     assert not np.asarray(nobody.valid_BS[:, tiny.PROMPT_SLOTS :]).any()
-    enacted, _ = play_script(
-        tiny.MODEL, tiny.environment(), tiny.make_question(max_turns=(0, 3, 3)), tiny.make_script(SCRIPT)
-    )
+    enacted, _ = tiny.enacted(tiny.environment(), tiny.make_question(max_turns=(0, 3, 3)), tiny.make_script(SCRIPT))
     assert np.asarray(enacted.turns_B).tolist() == [0, 2, 3]
     assert np.asarray(enacted.sampled_BS.any(1)).tolist() == [False, True, True]
 
