@@ -59,7 +59,8 @@ WINDOW = '<tool_call>{"name": "adjust_window", "arguments": {"low": 0, "high": 3
 play = jax.jit(rollout, static_argnames=("model", "group"))
 score = jax.jit(score_tokens, static_argnames=("model",))
 forward, encode, logits = jax.jit(MODEL.forward), jax.jit(MODEL.encode_images), jax.jit(MODEL.logits)
-reset, step = jax.jit(gym.reset, static_argnames=("group",)), jax.jit(gym.step)
+reset, _step = jax.jit(gym.reset, static_argnames=("group",)), jax.jit(gym.step)
+STEP_ROWS = 18
 render_views, render_originals = jax.jit(gym.render_views), jax.jit(gym.render_originals)
 enacted = jax.jit(functools.partial(enact, MODEL))
 packed = jax.jit(pack, static_argnums=1)
@@ -92,6 +93,18 @@ def params(seed: int = 0) -> Params:
         return jnp.asarray(value, jnp.float32)
 
     return jax.tree.map_with_path(draw, jax.eval_shape(MODEL.init, jax.random.key(seed)))
+
+
+def step(environment, state, tokens_BT, length_B):
+    """One compiled program for any number of rows, of as many prompts."""
+    result = _step(environment, *filled((state, tokens_BT, length_B)))
+    return jax.tree.map(lambda x: np.asarray(x)[: len(length_B)], result)
+
+
+def filled(tree):
+    """The last row repeated up to a multiple of ``STEP_ROWS``."""
+    fill = lambda x: np.concatenate([x, np.repeat(np.asarray(x)[-1:], -len(x) % STEP_ROWS, axis=0)])  # noqa: E731
+    return jax.tree.map(fill, tree)
 
 
 def make_question(
@@ -204,7 +217,7 @@ def pays_for_low_ids(trajectory: Trajectory, key: AnswerKey) -> RewardTerms:
 
 PRESETS["low_ids"] = pays_for_low_ids
 # One program each: a bucket is a program of its own, and tests/learning/test_accumulate.py has them.
-GRPO = GRPOConfig(group=8, reward="low_ids", buckets=(), chunk=24)
+GRPO = GRPOConfig(group=4, reward="low_ids", buckets=(), chunk=12)
 SFT = SFTConfig(buckets=(), chunk=3)
 LESSONS = (
     (ZOOM, "<think>x</think><answer>left</answer>"),

@@ -17,6 +17,7 @@ from medvista_jax.text.normalise import answers_equal, normalise_bytes
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 from tests import tiny
 
+step = tiny.step
 L = tiny.MODEL.tokens_per_image
 
 
@@ -30,20 +31,10 @@ def ids_of(texts):
     return jnp.asarray(tokens), jnp.asarray(length)
 
 
-ROWS = 18
-
-
-def step(environment, state, tokens_BT, length_B):
-    """One compiled program for any number of rows: the last row is repeated up to a multiple of ``ROWS``."""
-    rows = len(length_B)
-    fill = lambda x: np.concatenate([x, np.repeat(np.asarray(x)[-1:], -rows % ROWS, axis=0)])  # noqa: E731
-    result = tiny.step(environment, *jax.tree.map(fill, (state, tokens_BT, length_B)))
-    return jax.tree.map(lambda x: np.asarray(x)[:rows], result)
-
-
 def fresh(rows: int, **budgets):
     question = tiny.make_question(texts=["Which?"] * rows, **budgets)
-    return question, tiny.reset(tiny.environment(), question, 1)
+    state = tiny.reset(tiny.environment(), tiny.filled(question), 1)
+    return question, jax.tree.map(lambda x: np.asarray(x)[:rows], state)
 
 
 def said(observation, row: int) -> str:

@@ -82,7 +82,7 @@ BUCKETS = {
     "many": (Bucket(4, 1), Bucket(9, 1), Bucket(9, 3), Bucket(31, 2), WHOLE),
     "images only": (Bucket(SLOTS, 1), WHOLE),
 }
-CASES = [("whole", 12), ("whole", 1), ("one", 3), ("one", 4), ("many", 1), ("many", 2), ("images only", 6)]
+CASES = [("whole", 12), ("one", 3), ("many", 1), ("images only", 6)]
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_the_cases_use_every_bucket_and_need_the_images():
 
 
 def test_a_bucket_larger_than_the_trajectory_is_no_harm(unchunked):
-    found, _ = jax.jit(functools.partial(accumulate, loss_of_order, buckets=(Bucket(500, 3),), chunk=6))(
+    found, _ = jax.jit(functools.partial(accumulate, loss_of_order, buckets=(Bucket(500, 3),), chunk=4))(
         parameters(), *ragged()
     )
     assert_close(found, unchunked[0])

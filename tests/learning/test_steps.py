@@ -112,11 +112,12 @@ def test_sft_donates_its_state():
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(tiny.params()))  # ``start`` copied
 
 
+@pytest.mark.slow
 def test_grpo_raises_the_reward_of_a_bandit():
     state, question, key = tiny.make_state(), tiny.make_question(max_turns=1), tiny.make_key()
     frozen = jax.tree.map(np.asarray, state.frozen)
     rewards = []
-    for _ in range(30):
+    for _ in range(25):
         old = state
         state, metrics = tiny.update(state, question, key)
         values = {name: float(value) for name, value in metrics.items()}
