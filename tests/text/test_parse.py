@@ -117,9 +117,6 @@ def test_too_long_turns_keep_their_end() -> None:
     _agree(TWO, GRAMMAR, turns, 128, 2)
     for host, device in parse_both(TWO, GRAMMAR, turns, 128)[4:]:
         assert host == device and host["kind"] in ("CALL", "ANSWER") and not host["well_formed"]
-    long_answer = b"<answer>" + b"y" * 99 + b"</answer>"
-    ((host, device),) = parse_both(TWO, GRAMMAR, [long_answer], 256)
-    assert host == device and host["answer"] == "y" * 64
 
 
 def _token_rows(rng: random.Random, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
