@@ -22,7 +22,7 @@ quickstart: $(STAMP)  ## install, then train, evaluate and report medvista-tiny 
 	@$(BIN)/python experiments/quickstart.py $(ARGS)
 
 test: $(STAMP)  ## all tests, on JOBS processes
-	@$(BIN)/python -m pytest -q -n $(JOBS) $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: $(STAMP)  ## ruff
 	@$(BIN)/ruff check .

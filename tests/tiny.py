@@ -14,18 +14,21 @@ import numpy as np
 import optax
 
 from medvista_jax.core.types import AnswerKey, ImageBank, Params, Question, Trajectory
+from medvista_jax.environment import gym
 from medvista_jax.environment.build import build_environment
 from medvista_jax.environment.gym import Environment
-from medvista_jax.learning.grpo import GRPOConfig, grpo_step
+from medvista_jax.learning.grpo import GRPOConfig, chunk_loss, grpo_step
 from medvista_jax.learning.losses import score_tokens
 from medvista_jax.learning.rewards import PRESETS, RewardTerms, correctness
 from medvista_jax.learning.sft import SFTConfig, sft_step
-from medvista_jax.learning.state import TrainState, start
+from medvista_jax.learning.state import TrainState, split, start
 from medvista_jax.models.blocks import DecoderConfig
 from medvista_jax.models.medvista_tiny import MedVistaTiny
 from medvista_jax.models.medvista_tiny.modeling import MedVistaTinyConfig
 from medvista_jax.rollout.loop import Script, rollout
+from medvista_jax.rollout.record import pack
 from medvista_jax.rollout.sampling import Sampling
+from medvista_jax.rollout.scripted import enact
 from medvista_jax.text.chat import render_prompt
 from medvista_jax.text.normalise import normalise
 from medvista_jax.text.tokenizer import SentencePieceTokenizer
@@ -52,8 +55,15 @@ ZOOM = '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [100, 200, 600, 
 ZOOM_AGAIN = '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 500, 500], "image_index": 1}}</tool_call>'
 WINDOW = '<tool_call>{"name": "adjust_window", "arguments": {"low": 0, "high": 30000}}</tool_call>'
 
+# Compiled once a process, whoever calls them with the same shapes.
 play = jax.jit(rollout, static_argnames=("model", "group"))
 score = jax.jit(score_tokens, static_argnames=("model",))
+forward, encode, logits = jax.jit(MODEL.forward), jax.jit(MODEL.encode_images), jax.jit(MODEL.logits)
+reset, _step = jax.jit(gym.reset, static_argnames=("group",)), jax.jit(gym.step)
+STEP_ROWS = 18
+render_views, render_originals = jax.jit(gym.render_views), jax.jit(gym.render_originals)
+enacted = jax.jit(functools.partial(enact, MODEL))
+packed = jax.jit(pack, static_argnums=1)
 
 
 @functools.cache
@@ -70,12 +80,31 @@ def environment() -> Environment:
 
 @functools.cache
 def params(seed: int = 0) -> Params:
-    """Random parameters, norms and biases perturbed too, so that no default hides; logits of unit size and more."""
-    fresh = MODEL.init(jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(fresh)
+    """Random parameters, norms and biases perturbed too, so that no default hides; logits of unit size and more.
+
+    Drawn by numpy: compiling ``init`` would take longer than most tests.
+    """
     rng = np.random.default_rng(seed)
-    moved = [leaf + 0.1 * rng.standard_normal(leaf.shape).astype(np.float32) for leaf in leaves]
-    return jax.tree.unflatten(tree, moved)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        spread = {"kernel": leaf.shape[0] ** -0.5, "position": 0.5}.get(name, 0.0)
+        value = (name == "scale") + np.hypot(spread, 0.1) * rng.standard_normal(leaf.shape)
+        return jnp.asarray(value, jnp.float32)
+
+    return jax.tree.map_with_path(draw, jax.eval_shape(MODEL.init, jax.random.key(seed)))
+
+
+def step(environment, state, tokens_BT, length_B):
+    """One compiled program for any number of rows, of as many prompts."""
+    result = _step(environment, *filled((state, tokens_BT, length_B)))
+    return jax.tree.map(lambda x: np.asarray(x)[: len(length_B)], result)
+
+
+def filled(tree):
+    """The last row repeated up to a multiple of ``STEP_ROWS``."""
+    fill = lambda x: np.concatenate([x, np.repeat(np.asarray(x)[-1:], -len(x) % STEP_ROWS, axis=0)])  # noqa: E731
+    return jax.tree.map(fill, tree)
 
 
 def make_question(
@@ -187,8 +216,9 @@ def pays_for_low_ids(trajectory: Trajectory, key: AnswerKey) -> RewardTerms:
 
 
 PRESETS["low_ids"] = pays_for_low_ids
-GRPO = GRPOConfig(group=8, reward="low_ids", buckets=())
-SFT = SFTConfig(length=120)
+# One program each: a bucket is a program of its own, and tests/learning/test_accumulate.py has them.
+GRPO = GRPOConfig(group=4, reward="low_ids", buckets=(), chunk=12)
+SFT = SFTConfig(buckets=(), chunk=3)
 LESSONS = (
     (ZOOM, "<think>x</think><answer>left</answer>"),
     ("<think>x</think><answer>7</answer>",),
@@ -203,6 +233,20 @@ def update(state: TrainState, question: Question, key: AnswerKey, temperature: f
 
 def learn(state: TrainState, question: Question, script: Script):
     return sft_step(MODEL, optimizer(), SFT, environment(), state, question, script)
+
+
+@jax.jit
+def _policy_loss(params: Params, trajectory: Trajectory, advantage_B, temperature):
+    moving, still = split(params, ["^decoder"])
+    tokens = jnp.sum(trajectory.sampled_BS).astype(jnp.float32)
+    extras = {"images": trajectory.features_BILE, "advantage_B": advantage_B}
+    loss, (sums, maxima) = chunk_loss(MODEL, GRPO, still, temperature, tokens, moving, trajectory, extras)
+    return loss, sums | maxima
+
+
+def policy_loss(trajectory: Trajectory, advantage_B, temperature: float = 1.0):
+    """GRPO's loss and metrics of a batch in one chunk."""
+    return _policy_loss(params(), trajectory, jnp.asarray(advantage_B), jnp.float32(temperature))
 
 
 def played(

@@ -49,7 +49,7 @@ class ParsedTurn:
       well_formed_B: bool, the turn is ``<think>…</think>`` and then exactly one call or answer, nothing else
         but white space.
       answer_BN: uint8 bytes between the answer tags, zero-padded on the right.
-      answer_length_B: int32, 0 when there is no answer.
+      answer_length_B: int32, 0 when there is no answer or one too long to keep.
     """
 
     kind_B: Array
@@ -157,7 +157,7 @@ class Trajectory:
       turns: what happened turn by turn.
       turns_B: int32 number of turns taken.
       calls_B: int32 number of tool calls attempted.
-      answer_BN, answer_length_B: bytes of the answer; length 0 when none was given.
+      answer_BN, answer_length_B: bytes of the answer; length 0 when none was given or it was too long to keep.
       truncated_B: bool, the episode ended without an answer.
     """
 

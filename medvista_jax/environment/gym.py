@@ -28,7 +28,8 @@ class Environment:
       tools: in the order of the grammar.
       turns: capacity R of turns.
       turn_tokens: capacity T of sampled tokens a turn.
-      turn_bytes, answer_bytes: bytes of a turn that are parsed, from its end, and of an answer that are kept.
+      turn_bytes: bytes of a turn that are parsed, from its end.
+      answer_bytes: bytes of the longest answer that is kept; a longer one counts as empty.
       view_size: h, w of every view that the model reads.
       tokens_per_image: L.
     """
@@ -91,7 +92,10 @@ class Observation:
 
 
 def reset(environment: Environment, question: Question, group: int) -> EnvState:
-    """``group`` fresh episodes for each question; row ``b`` belongs to prompt ``b // group``."""
+    """``group`` fresh episodes for each question; row ``b`` belongs to prompt ``b // group``.
+
+    Rows without a turn to spend are done and truncated from the start.
+    """
     bank = question.bank
     prompts, originals = bank.window_PO2.shape[:2]
     batch = prompts * group
@@ -106,16 +110,17 @@ def reset(environment: Environment, question: Question, group: int) -> EnvState:
         count_B=each(bank.count_P),
     )
     zero_B = jnp.zeros((batch,), jnp.int32)
-    false_B = jnp.zeros((batch,), bool)
+    max_turns_B = jnp.minimum(each(question.max_turns_P), environment.turns)
+    over_B = max_turns_B <= 0
     return EnvState(
         bank=bank,
         views=views,
-        max_turns_B=jnp.minimum(each(question.max_turns_P), environment.turns),
+        max_turns_B=max_turns_B,
         max_calls_B=each(question.max_calls_P),
         turns_B=zero_B,
         calls_B=zero_B,
-        done_B=false_B,
-        truncated_B=false_B,
+        done_B=over_B,
+        truncated_B=over_B,
         answer_BN=jnp.zeros((batch, environment.answer_bytes), jnp.uint8),
         answer_length_B=zero_B,
     )

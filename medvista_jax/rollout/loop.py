@@ -70,7 +70,9 @@ def rollout(
     Args:
       model, group: static.
       question: P prompts; the result has ``B = P * group`` rows.
-      key: the row's randomness depends on this, its prompt's place and its place in the group only.
+      key: the row's randomness depends on this, its prompt's place and its place in the group only. Whatever the
+        other rows are, its tokens are the same; its log-probabilities are the same to 1e-5, since the slots of its
+        sequence may lie elsewhere and sums round in another order.
       script: turns to play as given instead of sampling.
 
     Returns:

@@ -27,7 +27,8 @@ class Sampling:
 def row_keys(key: Array, prompts: int, group: int) -> Array:
     """One key a row, from the prompt's place and the row's place in its group: ``[P * G]``.
 
-    A row's randomness depends on nothing else, so that the same prompt and key give the same trajectory in any batch.
+    A row's randomness depends on nothing else, so that the same prompt at the same place and the same key give the
+    same tokens in any batch; their log-probabilities agree to 1e-5, since sums run over slots in other places.
     """
     prompt_keys_P = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(prompts))
     fold = jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)), in_axes=(0, None))

@@ -67,7 +67,7 @@ def parse_both(
       specs, grammar: the tools, and the tables compiled from them.
       turns: bytes of each turn.
       capacity: bytes that the device reads, from a turn's end; the host is held to the same.
-      answer_capacity: bytes of an answer that are kept.
+      answer_capacity: bytes of the longest answer that is kept.
     """
     device = rows_of(_parse(grammar, *pad_turns(turns, capacity), answer_capacity=answer_capacity))
     host = [parse_turn_text(specs, turn, capacity, answer_capacity) for turn in turns]

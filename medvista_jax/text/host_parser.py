@@ -193,7 +193,8 @@ def parse_turn_text(
     well_formed = not cut and is_well_formed(turn)
     answer = _last_pair(turn, b"answer")
     if answer is not None:
-        return HostTurn(Kind.ANSWER, Fault.NONE, -1, (), well_formed, answer[:answer_capacity])
+        kept = answer if answer_capacity is None or len(answer) <= answer_capacity else b""
+        return HostTurn(Kind.ANSWER, Fault.NONE, -1, (), well_formed, kept)
     body = _last_pair(turn, b"tool_call")
     if body is None:
         return HostTurn(Kind.NOTHING, Fault.NO_ACTION, -1, (), well_formed, b"")

@@ -5,6 +5,7 @@ Rules of a turn, obeyed alike by :mod:`medvista_jax.text.host_parser`:
 - A block is ``<tag>…</tag>`` with no tag of that name inside; of several calls, or answers, the last one
   counts.
 - An answer wins over a call, wherever the two stand: it ends the episode.
+- An answer of more bytes than are kept of one becomes empty: no key is empty, and a cut answer might be a key.
 - No block at all is ``Kind.NOTHING`` with ``NO_ACTION``; an unterminated block is no block.
 - Of a turn longer than the byte capacity the *last* bytes are read, and it is not well formed.
 - The call's body is read by the rules of :mod:`medvista_jax.text.grammar`.
@@ -248,7 +249,7 @@ def parse_bytes(
       bytes_BN: uint8, zero from ``n_B`` on.
       n_B: int32.
       overflow_B: bool, the row's beginning was cut off, so it is not well formed.
-      answer_capacity: bytes of an answer that are kept.
+      answer_capacity: bytes of the longest answer that is kept.
     """
     rows, size = bytes_BN.shape
     think, call, answer = _find_blocks(bytes_BN)
@@ -257,7 +258,8 @@ def parse_bytes(
     end_B = jnp.where(called_B, call.end_B, call.start_B)  # nothing to read where there is no call
     fault_B, tool_B, arguments_BA = check_call(grammar, *run_transducer(grammar, bytes_BN, call.start_B, end_B))
 
-    length_B = jnp.where(answered_B, jnp.minimum(answer.end_B - answer.start_B, answer_capacity), 0)
+    inside_B = answer.end_B - answer.start_B
+    length_B = jnp.where(answered_B & (inside_B <= answer_capacity), inside_B, 0)
     at_N = jnp.arange(answer_capacity)
     answer_BN = jnp.take_along_axis(bytes_BN, jnp.minimum(answer.start_B[:, None] + at_N, size - 1), axis=1)
     nothing_B = ~called_B & ~answered_B
@@ -288,7 +290,7 @@ def parse_turn(
       tokens_BT: int32 ids in 0…V-1; what stands behind ``length_B`` does not count.
       length_B: int32.
       capacity: bytes of a turn that are read, from its end.
-      answer_capacity: bytes of an answer that are kept.
+      answer_capacity: bytes of the longest answer that is kept.
     """
     bytes_BN, n_B, overflow_B = gather_bytes(table, tokens_BT, length_B, capacity)
     return parse_bytes(grammar, bytes_BN, n_B, overflow_B, answer_capacity)

@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 
 from medvista_jax.core.types import Fault, Kind
-from medvista_jax.environment import gym
 from medvista_jax.environment.build import build_environment
 from medvista_jax.text.chat import ERRORS
 from medvista_jax.text.host_parser import parse_turn_text
+from medvista_jax.text.normalise import answers_equal, normalise_bytes
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 from tests import tiny
 
-step = jax.jit(gym.step)
-reset = jax.jit(gym.reset, static_argnames="group")
+step = tiny.step
 L = tiny.MODEL.tokens_per_image
 
 
@@ -34,7 +33,8 @@ def ids_of(texts):
 
 def fresh(rows: int, **budgets):
     question = tiny.make_question(texts=["Which?"] * rows, **budgets)
-    return question, reset(tiny.environment(), question, 1)
+    state = tiny.reset(tiny.environment(), tiny.filled(question), 1)
+    return question, jax.tree.map(lambda x: np.asarray(x)[:rows], state)
 
 
 def said(observation, row: int) -> str:
@@ -163,6 +163,29 @@ def test_an_empty_answer_is_an_answer():
     assert bool(state.done_B[0]) and not bool(state.truncated_B[0]) and int(state.answer_length_B[0]) == 0
 
 
+def test_an_overlong_answer_is_not_cut_into_a_right_one():
+    """What is kept of it equals no key; the episode is over all the same."""
+    _, state = fresh(3)
+    whole = "left left left left left left left left left left left left left"
+    assert len(whole) == tiny.environment().answer_bytes
+    said = [f"<answer>{answer}</answer>" for answer in (whole, whole + " or right", whole + ".")]
+    state, _ = step(tiny.environment(), state, *ids_of(said))
+    assert np.asarray(state.done_B).all() and not np.asarray(state.truncated_B).any()
+    answers = normalise_bytes(state.answer_BN, state.answer_length_B)
+    right = answers_equal(*answers, tiny.make_key([whole] * 3, 80).answer_PN)
+    assert np.asarray(right).tolist() == [True, False, False]
+    assert np.asarray(state.answer_length_B).tolist() == [64, 0, 0] and not np.asarray(state.answer_BN[1:]).any()
+
+
+def test_without_a_turn_to_spend_an_episode_is_over_at_once():
+    _, state = fresh(3, max_turns=(0, 2, -1))
+    assert np.asarray(state.done_B).tolist() == np.asarray(state.truncated_B).tolist() == [True, False, True]
+    later, observation = step(tiny.environment(), state, *ids_of(["<answer>left</answer>", "so", tiny.ZOOM]))
+    assert np.asarray(later.turns_B).tolist() == [0, 1, 0] and not np.asarray(later.answer_length_B).any()
+    assert np.asarray(observation.valid_BW.any(1)).tolist() == [False, True, False]
+    assert np.asarray(later.truncated_B).tolist() == [True, False, True]
+
+
 def test_random_ids_always_lead_somewhere():
     """2,000 rows of ids drawn from everything, and from the ids that calls are made of; nothing but the
     documented values comes out, and each row is either done or told something."""
@@ -214,7 +237,7 @@ def spell(row, n):
 def test_originals_and_views_of_two_images():
     """Image 0 and 1 are originals, views come after; a view of a view names the original it came from."""
     question = tiny.make_question(texts=["Which?"] * 2, originals=2)
-    state = reset(tiny.environment(), question, 1)
+    state = tiny.reset(tiny.environment(), question, 1)
     assert np.asarray(state.views.count_B).tolist() == [2, 2]
     second = '<tool_call>{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 500, 500], "image_index": 1}}</tool_call>'
     third = second.replace('"image_index": 1', '"image_index": 2')
@@ -223,8 +246,8 @@ def test_originals_and_views_of_two_images():
     assert np.asarray(state.views.source_BI[:, 2]).tolist() == [1, 0]
     state, _ = step(tiny.environment(), state, *ids_of([third, third]))
     assert np.asarray(state.views.source_BI[:, 3]).tolist() == [1, 0]
-    shown = np.asarray(gym.render_views(tiny.environment(), question.bank, state.views, jnp.array([2, 1])))
-    originals = np.asarray(gym.render_originals(tiny.environment(), question.bank))
+    shown = np.asarray(tiny.render_views(tiny.environment(), question.bank, state.views, jnp.array([2, 1])))
+    originals = np.asarray(tiny.render_originals(tiny.environment(), question.bank))
     np.testing.assert_array_equal(shown[1], originals[1, 1])
     assert not np.array_equal(shown[0], originals[0, 1])
 
@@ -232,7 +255,7 @@ def test_originals_and_views_of_two_images():
 def test_originals_that_do_not_exist_cannot_be_named():
     question = tiny.make_question(texts=["Which?"], originals=2)
     question = question.replace(bank=question.bank.replace(count_P=jnp.array([1])))
-    state = reset(tiny.environment(), question, 1)
+    state = tiny.reset(tiny.environment(), question, 1)
     state, observation = step(tiny.environment(), state, *ids_of([tiny.ZOOM_AGAIN]))
     assert int(observation.parsed.fault_B[0]) == Fault.NO_SUCH_IMAGE
     state, observation = step(tiny.environment(), state, *ids_of([tiny.ZOOM]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medvista_jax.learning.advantages import group_normalised
-from medvista_jax.learning.losses import clipped_policy_loss, mean_over, score_tokens
+from medvista_jax.learning.losses import clipped_surrogate, mean_over, score_tokens
 from tests import tiny
 
 
@@ -51,7 +51,8 @@ def test_clipped_loss_of_one_token(ratio, advantage, gain, bound):
     mask = jnp.array([[True, False]])
 
     def loss(logprob):
-        return clipped_policy_loss(logprob, behaviour, jnp.array([advantage]), mask, 0.2, 0.3)
+        gain_BS, bound_BS = clipped_surrogate(logprob, behaviour, jnp.array([advantage]), 0.2, 0.3)
+        return -mean_over(gain_BS, mask), mean_over(bound_BS, mask)
 
     logprob = jnp.array([[np.log(ratio) - 1.0, 5.0]], jnp.float32)
     (value, share), gradient = jax.value_and_grad(loss, has_aux=True)(logprob)
@@ -65,8 +66,9 @@ def test_clipped_loss_averages_over_tokens_not_rows():
     """Row 0 has three tokens, row 1 one: (3·1 + 1·(-2)) / 4."""
     mask = jnp.array([[True, True, True], [True, False, False]])
     zero = jnp.zeros((2, 3))
-    value, _ = clipped_policy_loss(zero, zero, jnp.array([1.0, -2.0]), mask, 0.2, 0.2)
-    assert float(value) == pytest.approx(-0.25)
+    gain_BS, bound_BS = clipped_surrogate(zero, zero, jnp.array([1.0, -2.0]), 0.2, 0.2)
+    assert float(mean_over(gain_BS, mask)) == pytest.approx(0.25)
+    assert not np.asarray(bound_BS).any()
 
 
 def test_mean_over_nothing_is_zero():
@@ -78,14 +80,14 @@ def test_mean_over_nothing_is_zero():
 def test_entropy_against_numpy():
     t = tiny.played()
     scores = tiny.score(tiny.MODEL, tiny.params(), t, t.features_BILE, jnp.ones(()))
-    hidden, _ = jax.jit(tiny.MODEL.forward)(
+    hidden, _ = tiny.forward(
         tiny.params(), t.tokens_BS, t.feature_BS, t.features_BILE, t.positions_BSZ, t.valid_BS
     )
     row = 1
     slots = np.flatnonzero(np.asarray(t.valid_BS[row]))
     slot = next(s for s in slots if bool(t.sampled_BS[row, s]))
     before = slots[slots < slot].max()
-    logits = np.asarray(tiny.MODEL.logits(tiny.params(), hidden[row, before][None]))[0].astype(np.float64)
+    logits = np.asarray(tiny.logits(tiny.params(), hidden))[row, before].astype(np.float64)
     p = np.exp(logits - logits.max())
     p /= p.sum()
     assert float(scores.entropy_BS[row, slot]) == pytest.approx(-(p * np.log(p)).sum(), abs=1e-4)

@@ -106,7 +106,8 @@ def test_write_cache_replaces_its_slots_only():
 def variables():
     rng = np.random.default_rng(0)
     x = jnp.zeros((1, 1, CONFIG.width))
-    fresh = DECODER.init(jax.random.key(0), x, jnp.zeros((1, 1, 1), jnp.int32), jnp.ones((1, 1), bool), None, 0)
+    init = jax.jit(DECODER.init, static_argnums=(4, 5))
+    fresh = init(jax.random.key(0), x, jnp.zeros((1, 1, 1), jnp.int32), jnp.ones((1, 1), bool), None, 0)
     return jax.tree.map(lambda p: p + 0.2 * rng.standard_normal(p.shape).astype(np.float32), fresh)
 
 

@@ -10,8 +10,8 @@ from tests import tiny
 
 MODEL = tiny.MODEL
 L = MODEL.tokens_per_image
-encode = jax.jit(MODEL.encode_images)
-forward = jax.jit(MODEL.forward)
+encode, forward = tiny.encode, tiny.forward
+init = jax.jit(MODEL.init)
 
 
 def pixels(count: int, seed: int = 0) -> jax.Array:
@@ -42,7 +42,7 @@ def test_embeddings_keep_the_order_of_places():
     from medvista_jax.models.medvista_tiny import MedVistaTiny
 
     flat = MedVistaTiny(dataclasses.replace(MODEL.config, vision_layers=0))
-    params = flat.init(jax.random.key(0))
+    params = tiny.params()
     image = pixels(1)
     run = jax.jit(flat.encode_images)
     before = np.asarray(run(params, image))[0]
@@ -91,7 +91,7 @@ def test_token_ids_at_feature_slots_do_not_matter():
 
 
 def test_parameters_are_nested_dicts_of_float32_arrays():
-    params = MODEL.init(jax.random.key(0))
+    params = init(jax.random.key(0))
 
     def walk(node):
         assert type(node) in (dict,) or isinstance(node, jax.Array), type(node)
@@ -101,8 +101,8 @@ def test_parameters_are_nested_dicts_of_float32_arrays():
     walk(params)
     assert set(params) == {"vision", "connector", "decoder"}
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
-    again = MODEL.init(jax.random.key(0))
-    assert tiny.same_bits(params, again) and not tiny.same_bits(params, MODEL.init(jax.random.key(1)))
+    again = init(jax.random.key(0))
+    assert tiny.same_bits(params, again) and not tiny.same_bits(params, init(jax.random.key(1)))
 
 
 def test_every_parameter_reaches_the_logits():

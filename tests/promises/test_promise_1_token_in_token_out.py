@@ -9,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.learning.grpo import GRPOConfig, policy_loss
-from medvista_jax.learning.losses import mean_over, score_tokens
-from medvista_jax.rollout.record import pack
+from medvista_jax.learning.losses import clipped_surrogate, mean_over, score_tokens
 from tests import tiny
 
 
@@ -45,7 +43,7 @@ def test_the_environment_read_the_same_text_from_other_ids(spelt):
 
 
 def test_packing_keeps_every_id(spelt):
-    packed = pack(spelt, int(spelt.valid_BS.sum(1).max()))
+    packed = tiny.packed(spelt, int(spelt.valid_BS.sum(1).max()))
     for row in range(6):
         mine = lambda t, row=row: np.asarray(t.tokens_BS[row])[np.asarray(t.sampled_BS[row])].tolist()  # noqa: E731
         assert mine(packed) == mine(spelt)
@@ -54,10 +52,10 @@ def test_packing_keeps_every_id(spelt):
 def test_sampled_ids_are_the_choice_of_the_model():
     """Greedy: each id at a sampled slot is the argmax of a fresh forward over what stands before it."""
     t = tiny.played(tiny.make_script(tiny.MIXED), temperature=0.0)
-    hidden, _ = jax.jit(tiny.MODEL.forward)(
+    hidden, _ = tiny.forward(
         tiny.params(), t.tokens_BS, t.feature_BS, t.features_BILE, t.positions_BSZ, t.valid_BS
     )
-    best = np.asarray(tiny.MODEL.logits(tiny.params(), hidden).argmax(-1))
+    best = np.asarray(tiny.logits(tiny.params(), hidden).argmax(-1))
     scripted = np.asarray(tiny.make_script(tiny.MIXED).length_BR) > 0
     compared = 0
     for row in range(6):
@@ -97,31 +95,23 @@ def test_loss_touches_the_sampled_slots_and_no_other():
     model = Bumped(tiny.MODEL)
     advantage = jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0])
 
-    def grpo(bump):
+    def losses(bump):
         params = {"base": tiny.params(), "bump": bump}
         scores = score_tokens(model, params, t, t.features_BILE, jnp.ones(()))
-        from medvista_jax.learning.losses import clipped_policy_loss
+        gain_BS, _ = clipped_surrogate(scores.logprob_BS, t.logprobs_BS, advantage, 0.2, 0.2)
+        return jnp.stack([mean_over(gain_BS, t.sampled_BS), mean_over(scores.logprob_BS, t.sampled_BS)])
 
-        return clipped_policy_loss(scores.logprob_BS, t.logprobs_BS, advantage, t.sampled_BS, 0.2, 0.2)[0]
+    def touched(bump):
+        _, pull = jax.vjp(losses, bump)
+        return [jnp.any(pull(one)[0] != 0, axis=-1) for one in jnp.eye(2)]
 
-    def sft(bump):
-        params = {"base": tiny.params(), "bump": bump}
-        scores = score_tokens(model, params, t, t.features_BILE, jnp.ones(()))
-        return -mean_over(scores.logprob_BS, t.sampled_BS)
-
-    zero = jnp.zeros((batch, slots, tiny.VOCAB))
-    for loss in (grpo, sft):
-        touched = np.asarray(jnp.any(jax.jit(jax.grad(loss))(zero) != 0, axis=-1))
-        np.testing.assert_array_equal(touched, np.asarray(t.sampled_BS))
+    for touched_BS in jax.jit(touched)(jnp.zeros((batch, slots, tiny.VOCAB))):
+        np.testing.assert_array_equal(np.asarray(touched_BS), np.asarray(t.sampled_BS))
 
 
 def test_what_the_environment_says_is_never_a_target():
     """Another id at the very last observation slot changes no score before it and no mask; it is context only."""
     t = tiny.played(tiny.make_script(tiny.MIXED))
-    moving, still = ({}, tiny.params())
-    from flax.traverse_util import flatten_dict
-
-    config, advantage = GRPOConfig(), jnp.ones(6)
     base = tiny.score(tiny.MODEL, tiny.params(), t, t.features_BILE, jnp.ones(()))
     row = 0
     observed = np.asarray(t.valid_BS[row] & ~t.sampled_BS[row] & (t.feature_BS[row] < 0))
@@ -133,6 +123,5 @@ def test_what_the_environment_says_is_never_a_target():
     np.testing.assert_array_equal(a[1:], b[1:])
     assert np.abs(a[row, last + 1 :] - b[row, last + 1 :]).max() > 1e-4
     assert a[row, last] == b[row, last] == 0.0
-    flat = flatten_dict(still, sep="/")
-    loss, _ = policy_loss(tiny.MODEL, config, moving, flat, t, advantage, jnp.ones(()))
+    loss, _ = tiny.policy_loss(t, jnp.ones(6))
     np.testing.assert_allclose(float(loss), -1.0, atol=1e-5)  # ratio 1 at every sampled token, advantage 1

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.learning.losses import score_tokens
-from medvista_jax.rollout.record import pack
 from medvista_jax.rollout.sampling import Sampling
 from tests import tiny
 
@@ -46,7 +44,7 @@ def test_the_case_is_as_hard_as_it_claims(played):
 @pytest.mark.parametrize("packed", [False, True])
 def test_behaviour_and_training_log_probabilities_agree(played, packed):
     temperature, t = played
-    seen = pack(t, int(t.valid_BS.sum(1).max())) if packed else t
+    seen = tiny.packed(t, int(t.valid_BS.sum(1).max())) if packed else t
     scores = tiny.score(tiny.MODEL, tiny.params(), seen, t.features_BILE, jnp.float32(temperature))
     gap = np.abs(np.asarray(scores.logprob_BS) - np.asarray(seen.logprobs_BS))
     assert int(seen.sampled_BS.sum()) > 200
@@ -65,7 +63,7 @@ def test_every_step_against_a_fresh_forward_of_the_prefix(played):
     sampled, behaviour = np.asarray(t.sampled_BS[row])[valid], np.asarray(t.logprobs_BS[row])[valid]
     size = len(tokens)
     positions = jnp.arange(size, dtype=jnp.int32)[None, :, None]
-    hidden, cache = tiny.MODEL.forward(
+    hidden, cache = tiny.forward(
         tiny.params(),
         jnp.asarray(tokens)[None],
         jnp.asarray(feature)[None],
@@ -74,7 +72,7 @@ def test_every_step_against_a_fresh_forward_of_the_prefix(played):
         jnp.ones((1, size), bool),
     )
     assert cache is None
-    logits = np.asarray(tiny.MODEL.logits(tiny.params(), hidden))[0].astype(np.float64) / temperature
+    logits = np.asarray(tiny.logits(tiny.params(), hidden))[0].astype(np.float64) / temperature
     logits -= logits.max(1, keepdims=True)
     logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     checked = 0
@@ -88,24 +86,16 @@ def test_every_step_against_a_fresh_forward_of_the_prefix(played):
 def test_image_features_matter(played):
     """The agreement would mean little if views did not reach the log-probabilities."""
     temperature, t = played
-    blind = score_tokens(
-        tiny.MODEL, tiny.params(), t, jnp.zeros_like(t.features_BILE), jnp.float32(temperature)
-    ).logprob_BS
-    gap = np.abs(np.asarray(blind) - np.asarray(t.logprobs_BS)).max(1)
+    blind = tiny.score(tiny.MODEL, tiny.params(), t, jnp.zeros_like(t.features_BILE), jnp.float32(temperature))
+    gap = np.abs(np.asarray(blind.logprob_BS) - np.asarray(t.logprobs_BS)).max(1)
     assert (gap > 1e-2).all()
 
 
 def test_gap_is_a_metric_of_every_update(played):
-    from medvista_jax.learning.grpo import GRPOConfig, policy_loss
-    from medvista_jax.learning.state import split
-
     temperature, t = played
-    moving, still = split(tiny.params(), ["^decoder"])
     advantage = jnp.asarray([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
     lied = t.replace(logprobs_BS=jnp.where(t.sampled_BS, t.logprobs_BS + 0.5, 0.0))
     for trajectory, gap in ((t, 0.0), (lied, 0.5)):
-        _, metrics = policy_loss(
-            tiny.MODEL, GRPOConfig(), moving, still, trajectory, advantage, jnp.float32(temperature)
-        )
-        np.testing.assert_allclose(float(metrics["mismatch_mean"]), gap, atol=1e-4)
-        np.testing.assert_allclose(float(metrics["mismatch_max"]), gap, atol=1e-4)
+        _, metrics = tiny.policy_loss(trajectory, advantage, temperature)
+        np.testing.assert_allclose(float(metrics["logprob_mismatch_mean"]), gap, atol=1e-4)
+        np.testing.assert_allclose(float(metrics["logprob_mismatch_max"]), gap, atol=1e-4)

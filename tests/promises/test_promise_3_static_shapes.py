@@ -57,7 +57,7 @@ def test_rollout(caplog):
 
 
 def test_sft_step(caplog):
-    state, script = tiny.make_state(), tiny.make_script(tiny.LESSONS)
+    state, script = tiny.make_state(("^decoder", "^connector")), tiny.make_script(tiny.LESSONS)
     state, _ = tiny.learn(state, tiny.make_question(), script)
     questions = list(variations())
     other = tiny.make_script([("<answer>A</answer>",), (tiny.ZOOM, "<answer>B</answer>"), ()])

@@ -83,12 +83,12 @@ def test_question_holds_no_truth(batch):
 
 def test_state_and_observation_hold_no_truth(batch):
     question, _ = batch
-    state = gym.reset(tiny.environment(), question, 2)
+    state = tiny.reset(tiny.environment(), question, 1)
     assert leaks(state) == []
-    ids = np.zeros((4, tiny.TURN_TOKENS), np.int32)
+    ids = np.zeros((2, tiny.TURN_TOKENS), np.int32)
     zoom = tiny.TOKENIZER.encode(tiny.ZOOM)
     ids[:, : len(zoom)] = zoom
-    stepped = jax.jit(gym.step)(tiny.environment(), state, jnp.asarray(ids), jnp.full(4, len(zoom)))
+    stepped = tiny.step(tiny.environment(), state, jnp.asarray(ids), jnp.full(2, len(zoom)))
     assert leaks(stepped) == []
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from medvista_jax.environment import gym
 from tests import tiny
 
-step = jax.jit(gym.step)
 FIRST, SECOND = (100, 200, 600, 900), (0, 0, 500, 500)  # tiny.ZOOM, tiny.ZOOM_AGAIN
 VIEW = tiny.MODEL.image_size
 
@@ -36,13 +33,12 @@ def episode():
     question = tiny.make_question()
     turns = [(tiny.ZOOM, tiny.ZOOM_AGAIN), (tiny.WINDOW, tiny.ZOOM_AGAIN), (tiny.ZOOM, tiny.ZOOM)]
     script = tiny.make_script(turns)
-    state = gym.reset(tiny.environment(), question, 1)
+    state = tiny.reset(tiny.environment(), question, 1)
     for turn in range(2):
-        state, _ = step(tiny.environment(), state, script.tokens_BRT[:, turn], script.length_BR[:, turn])
+        state, _ = tiny.step(tiny.environment(), state, script.tokens_BRT[:, turn], script.length_BR[:, turn])
     assert np.asarray(state.views.count_B).tolist() == [3, 3, 3]
-    render = jax.jit(gym.render_views)
     pixels = [
-        np.asarray(render(tiny.environment(), question.bank, state.views, jnp.full(3, slot)))[..., 0]
+        np.asarray(tiny.render_views(tiny.environment(), question.bank, state.views, jnp.full(3, slot)))[..., 0]
         for slot in range(3)
     ]
     return question, state, pixels
@@ -94,10 +90,9 @@ def test_the_policy_sees_what_the_recipe_says():
     """Features of the rollout's views are those of the rendered recipe, slot by slot."""
     question = tiny.make_question()
     t = tiny.played(tiny.make_script(tiny.MIXED), question)
-    encode = jax.jit(tiny.MODEL.encode_images)
     for slot in range(3):
-        pixels = gym.render_views(tiny.environment(), question.bank, t.views, jnp.full(6, slot))
-        expected = np.asarray(encode(tiny.params(), pixels))
+        pixels = tiny.render_views(tiny.environment(), question.bank, t.views, jnp.full(6, slot))
+        expected = np.asarray(tiny.encode(tiny.params(), pixels))
         used = np.asarray(t.views.count_B) > slot
         np.testing.assert_allclose(np.asarray(t.features_BILE[:, slot])[used], expected[used], atol=2e-5)
     assert used.sum() == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import subprocess
 import sys
@@ -12,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 
-from medvista_jax.environment import gym
 from medvista_jax.environment.build import build_environment
 from medvista_jax.learning.state import OptimizerConfig
 from medvista_jax.models.medvista_tiny import MedVistaTiny
@@ -26,11 +26,12 @@ def digest() -> str:
     return hashlib.sha256(b"".join(tiny.raw(leaf) for leaf in leaves)).hexdigest()
 
 
+@functools.cache
 def structures():
     question = tiny.make_question()
     return {
         "Environment": tiny.environment(),
-        "EnvState": gym.reset(tiny.environment(), question, 2),
+        "EnvState": tiny.reset(tiny.environment(), question, 2),
         "Question": question,
         "AnswerKey": tiny.make_key(),
         "Trajectory": tiny.played(),
@@ -112,10 +113,11 @@ def test_a_run_changes_no_module_state():
     assert module_state() == before
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_bytes():
     first = digest()
     assert digest() == first  # a run leaves nothing behind
-    code = "from tests.promises.test_promise_8_pure_at_the_border import digest; print(digest())"
+    code = "import tests.conftest; from tests.promises.test_promise_8_pure_at_the_border import digest; print(digest())"
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

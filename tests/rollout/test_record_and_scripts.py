@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.rollout.record import pack, total_slots
-from medvista_jax.rollout.scripted import enact, encode_slots
+from medvista_jax.rollout.record import total_slots
+from medvista_jax.rollout.scripted import encode_slots
 from tests import tiny
 
 PER_SLOT = ("tokens_BS", "sampled_BS", "feature_BS", "positions_BSZ", "turn_BS", "logprobs_BS")
@@ -22,7 +22,7 @@ def trajectory():
 def test_pack_keeps_every_valid_slot_in_order(trajectory):
     longest = int(trajectory.valid_BS.sum(1).max())
     for length in (longest, longest + 7):
-        packed = pack(trajectory, length)
+        packed = tiny.packed(trajectory, length)
         valid = np.asarray(packed.valid_BS)
         counts = valid.sum(1)
         assert (valid == (np.arange(length)[None] < counts[:, None])).all()  # no holes
@@ -58,11 +58,9 @@ def test_enacted_and_rolled_out_scripts_are_one_sequence():
     question = tiny.make_question()
     twice = tiny.make_script([row for row in SCRIPT for _ in range(2)])
     rolled = tiny.played(twice, question)
-    enacted, pixels = jax.jit(enact, static_argnums=0)(
-        tiny.MODEL, tiny.environment(), question, tiny.make_script(SCRIPT)
-    )
+    enacted, pixels = tiny.enacted(tiny.environment(), question, tiny.make_script(SCRIPT))
     longest = int(enacted.valid_BS.sum(1).max())
-    a, b = pack(enacted, longest), pack(jax.tree.map(lambda x: x[::2], rolled), longest)
+    a, b = tiny.packed(enacted, longest), tiny.packed(jax.tree.map(lambda x: x[::2], rolled), longest)
     for name in ("valid_BS", *PER_SLOT[:-1]):
         keep = np.asarray(a.valid_BS)
         np.testing.assert_array_equal(np.asarray(getattr(a, name))[keep], np.asarray(getattr(b, name))[keep])
@@ -78,7 +76,7 @@ def test_enacted_and_rolled_out_scripts_are_one_sequence():
 
 def test_silence_ends_a_scripted_row_without_an_error_text():
     script = tiny.make_script([(tiny.ZOOM,), ("<answer>7</answer>",), ()])
-    enacted, _ = jax.jit(enact, static_argnums=0)(tiny.MODEL, tiny.environment(), tiny.make_question(), script)
+    enacted, _ = tiny.enacted(tiny.environment(), tiny.make_question(), script)
     assert "error" not in tiny.texts_of(enacted, 0)
     assert tiny.texts_of(enacted, 0).endswith(tiny.ZOOM)
     assert np.asarray(enacted.sampled_BS.sum(1)).tolist() == np.asarray(script.length_BR.sum(1)).tolist()
@@ -103,6 +101,22 @@ def test_turns_without_a_close_use_their_tokens(trajectory):
         said = np.asarray(trajectory.tokens_BS[row])[np.asarray(trajectory.turn_BS[row] == turn)]
         assert tiny.TOKENIZER.decode(said).endswith(("</answer>", "</tool_call>"))
     assert (lengths[~taken] == 0).all()
+
+
+def test_rows_without_turns_say_nothing():
+    """No turn, one turn, all turns, in one batch; and where nobody has a turn, the prompt is all there is."""
+    t = tiny.played(question=tiny.make_question(max_turns=(0, 1, 3)))
+    turns = np.asarray(t.turns_B)
+    assert turns[:4].tolist() == [0, 0, 1, 1] and (turns[4:] >= 1).all()
+    sampled = np.asarray(t.sampled_BS.any(1))
+    assert sampled.tolist() == [False, False, True, True, True, True]
+    assert np.asarray(t.truncated_B)[:2].all() and not np.asarray(t.answer_length_B)[:2].any()
+    nobody = tiny.played(question=tiny.make_question(max_turns=0))
+    assert not np.asarray(nobody.sampled_BS).any() and np.asarray(nobody.truncated_B).all()
+    assert not np.asarray(nobody.valid_BS[:, tiny.PROMPT_SLOTS :]).any()
+    enacted, _ = tiny.enacted(tiny.environment(), tiny.make_question(max_turns=(0, 3, 3)), tiny.make_script(SCRIPT))
+    assert np.asarray(enacted.turns_B).tolist() == [0, 2, 3]
+    assert np.asarray(enacted.sampled_BS.any(1)).tolist() == [False, True, True]
 
 
 def test_no_row_reads_past_its_sequence(trajectory):

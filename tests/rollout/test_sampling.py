@@ -10,11 +10,12 @@ import pytest
 from medvista_jax.rollout.sampling import Sampling, choose, log_softmax_at, row_keys
 
 pick = jax.jit(choose)
+keys_of = jax.jit(row_keys, static_argnums=(1, 2))
 
 
 def draw(logits: np.ndarray, draws: int, temperature: float, seed: int = 0) -> np.ndarray:
     """``draws`` rows with the same logits, each with a key of its own."""
-    keys = row_keys(jax.random.key(seed), draws, 1)
+    keys = keys_of(jax.random.key(seed), draws, 1)
     rows = jnp.tile(jnp.asarray(logits, jnp.float32)[None], (draws, 1))
     return np.asarray(pick(rows, keys, jnp.zeros(draws, jnp.int32), Sampling.at(temperature)))
 
@@ -45,7 +46,7 @@ def test_wrong_temperature_would_be_seen():
 def test_zero_temperature_is_greedy():
     rng = np.random.default_rng(1)
     logits = jnp.asarray(rng.normal(0, 5, (64, 33)), jnp.float32)
-    keys = row_keys(jax.random.key(0), 64, 1)
+    keys = keys_of(jax.random.key(0), 64, 1)
     chosen = pick(logits, keys, jnp.arange(64), Sampling.at(0.0))
     assert chosen.dtype == jnp.int32
     np.testing.assert_array_equal(np.asarray(chosen), np.asarray(logits).argmax(1))
@@ -58,7 +59,7 @@ def test_impossible_tokens_are_never_chosen(temperature):
     for seed in range(3):
         logits = rng.normal(0, 3, (512, 4096)).astype(np.float32)
         logits[rng.random(logits.shape) > 0.125] = -np.inf
-        keys = row_keys(jax.random.key(seed), 512, 1)
+        keys = keys_of(jax.random.key(seed), 512, 1)
         chosen = np.asarray(pick(jnp.asarray(logits), keys, jnp.zeros(512, jnp.int32), Sampling.at(temperature)))
         assert np.isfinite(logits[np.arange(512), chosen]).all()
 
@@ -91,7 +92,7 @@ def test_rounding_of_prefix_sums_does_not_reach_impossible_tokens(monkeypatch):
             hits += 1
             monkeypatch.setattr(jax.random, "uniform", lambda key, u=inside[0]: jnp.float32(u))
             one = jnp.asarray(logits[row])[None]
-            chosen = int(choose(one, row_keys(jax.random.key(0), 1, 1), jnp.zeros(1, jnp.int32), Sampling.at(1.0))[0])
+            chosen = int(choose(one, keys_of(jax.random.key(0), 1, 1), jnp.zeros(1, jnp.int32), Sampling.at(1.0))[0])
             assert np.isfinite(logits[row, chosen])
     assert hits > 0  # the case occurs
 
@@ -105,24 +106,24 @@ def test_one_possible_token_is_chosen_always():
 
 def test_a_draw_depends_on_key_and_count_only():
     logits = jnp.asarray(np.random.default_rng(3).normal(0, 1, (6, 50)), jnp.float32)
-    keys = row_keys(jax.random.key(5), 3, 2)
+    keys = keys_of(jax.random.key(5), 3, 2)
     count = jnp.array([0, 4, 9, 2, 2, 7])
-    all_rows = np.asarray(choose(logits, keys, count, Sampling.at(1.0)))
+    all_rows = np.asarray(pick(logits, keys, count, Sampling.at(1.0)))
     order = np.array([3, 1, 5])
-    some = choose(logits[order], keys[order], count[order], Sampling.at(1.0))
+    some = pick(logits[order], keys[order], count[order], Sampling.at(1.0))
     np.testing.assert_array_equal(np.asarray(some), all_rows[order])
     same_logits = jnp.tile(jnp.zeros((1, 50)), (40, 1))
-    later = choose(same_logits, jnp.repeat(keys[:1], 40), jnp.arange(40), Sampling.at(1.0))
+    later = pick(same_logits, jnp.repeat(keys[:1], 40), jnp.arange(40), Sampling.at(1.0))
     assert len(set(np.asarray(later).tolist())) > 10  # every count has noise of its own
 
 
 def test_row_keys_do_not_depend_on_batch_or_group_size():
     data = lambda keys: np.asarray(jax.random.key_data(keys))  # noqa: E731
-    large = data(row_keys(jax.random.key(1), 4, 3)).reshape(4, 3, -1)
-    small = data(row_keys(jax.random.key(1), 2, 2)).reshape(2, 2, -1)
+    large = data(keys_of(jax.random.key(1), 4, 3)).reshape(4, 3, -1)
+    small = data(keys_of(jax.random.key(1), 2, 2)).reshape(2, 2, -1)
     np.testing.assert_array_equal(large[:2, :2], small)
     assert len({key.tobytes() for key in large.reshape(12, -1)}) == 12
-    other = data(row_keys(jax.random.key(2), 4, 3)).reshape(4, 3, -1)
+    other = data(keys_of(jax.random.key(2), 4, 3)).reshape(4, 3, -1)
     assert not (other == large).all(-1).any()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +23,18 @@ BOXES = {
 SIZES = [((53, 47), (16, 16)), ((64, 64), (17, 23)), ((31, 90), (40, 5))]  # rows, columns → height, width
 
 
+crop = jax.jit(crop_resize, static_argnums=(2, 3))
+weights_of = jax.jit(triangle_weights, static_argnums=(2, 3))
+
+
 def noise(rows: int, columns: int, channels: int = 1, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (rows, columns, channels)).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def scale_and_translate(pixels, shape, scale, shift):
+    exact = jax.lax.Precision.HIGHEST
+    return jax.image.scale_and_translate(pixels, shape, (0, 1), scale, shift, "linear", True, exact)
 
 
 def by_jax(pixels: np.ndarray, box, height: int, width: int) -> np.ndarray:
@@ -30,9 +42,8 @@ def by_jax(pixels: np.ndarray, box, height: int, width: int) -> np.ndarray:
     scale = jnp.array([height / (box[3] - box[1]) / rows, width / (box[2] - box[0]) / columns])
     shift = -jnp.array([box[1] * rows, box[0] * columns]) * scale
     shape = (height, width, channels)
-    exact = jax.lax.Precision.HIGHEST
     with jax.numpy_rank_promotion("allow"):  # its own code promotes
-        shown = jax.image.scale_and_translate(pixels, shape, (0, 1), scale, shift, "linear", True, exact)
+        shown = scale_and_translate(pixels, shape, scale, shift)
     return np.asarray(shown)
 
 
@@ -50,7 +61,7 @@ def by_pillow(pixels: np.ndarray, box, height: int, width: int) -> np.ndarray:
 def test_against_jax_and_pillow(name, size, out):
     pixels = noise(*size, channels=3)
     box = BOXES[name]
-    ours = np.asarray(crop_resize(jnp.asarray(pixels)[None], jnp.array([box]), *out))[0]
+    ours = np.asarray(crop(jnp.asarray(pixels)[None], jnp.array([box]), *out))[0]
     assert ours.shape == (*out, 3) and ours.dtype == np.float32
     # float32 against float32: a box edge near 90 px is known to 90 * 2**-24 px, and neighbours differ by up to 255.
     np.testing.assert_allclose(ours, by_jax(pixels, box, *out), atol=4e-3)
@@ -67,7 +78,7 @@ def test_pillow_agrees_to_three_thousandths_on_boxes_of_the_frame():
         low = rng.integers(0, 900, 2)
         high = low + rng.integers(20, 101, 2) * np.minimum(10, (1000 - low) // 101 + 1)
         box = np.concatenate([low, np.minimum(high, 1000)]) / 1000
-        ours = np.asarray(crop_resize(jnp.asarray(pixels)[None], jnp.asarray(box, jnp.float32)[None], 64, 64))[0]
+        ours = np.asarray(crop(jnp.asarray(pixels)[None], jnp.asarray(box, jnp.float32)[None], 64, 64))[0]
         worst = max(worst, np.abs(ours - by_pillow(pixels, box, 64, 64)).max())
     assert worst <= 3e-3
 
@@ -78,8 +89,7 @@ def test_group_rows_share_their_prompts_pixels():
     rng = np.random.default_rng(0)
     low = rng.uniform(0, 0.5, (6, 2))
     boxes = np.concatenate([low, low + rng.uniform(0.1, 0.5, (6, 2))], axis=1).astype(np.float32)
-    together = np.asarray(crop_resize(jnp.asarray(images), jnp.asarray(boxes), 8, 9))
-    crop = jax.jit(crop_resize, static_argnums=(2, 3))
+    together = np.asarray(crop(jnp.asarray(images), jnp.asarray(boxes), 8, 9))
     for row in range(6):
         alone = crop(jnp.asarray(images[row // 2])[None], jnp.asarray(boxes[row : row + 1]), 8, 9)
         np.testing.assert_allclose(
@@ -96,10 +106,10 @@ def test_weights_are_a_partition_and_dyadic_for_whole_reductions():
     rng = np.random.default_rng(1)
     start = rng.uniform(0, 200, 50).astype(np.float32)
     stop = (start + rng.uniform(0.01, 56, 50)).astype(np.float32)
-    weights = np.asarray(triangle_weights(jnp.asarray(start), jnp.asarray(stop), 256, 64))
+    weights = np.asarray(weights_of(jnp.asarray(start), jnp.asarray(stop), 256, 64))
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(-1), 1.0, atol=1e-6)
-    thumbnail = np.asarray(triangle_weights(jnp.zeros(1), jnp.full((1,), 256.0), 256, 64))[0]
+    thumbnail = np.asarray(weights_of(jnp.zeros(1), jnp.full((1,), 256.0), 256, 64))[0]
     inner = thumbnail[1:-1]
     assert (inner * 32 == np.round(inner * 32)).all()  # 1/32, 3/32, 5/32, 7/32 and mirrored
     literal = np.array([1, 3, 5, 7, 7, 5, 3, 1]) / 32
@@ -110,7 +120,7 @@ def test_weights_are_a_partition_and_dyadic_for_whole_reductions():
 def test_thumbnails_of_whole_numbers_are_exact():
     """Sums of dyadic weights and 16-bit pixels need 26 bits at most for 8-bit pixels: float32 rounds nothing."""
     pixels = noise(256, 256)
-    thumbnail = np.asarray(crop_resize(jnp.asarray(pixels)[None], jnp.array([[0.0, 0.0, 1.0, 1.0]]), 64, 64))[
+    thumbnail = np.asarray(crop(jnp.asarray(pixels)[None], jnp.array([[0.0, 0.0, 1.0, 1.0]]), 64, 64))[
         0, :, :, 0
     ]
     matrix = np.zeros((64, 256))
@@ -125,7 +135,7 @@ def test_thumbnails_of_whole_numbers_are_exact():
 def test_integer_pixels_need_no_cast():
     pixels = np.random.default_rng(0).integers(0, 65_536, (1, 12, 12, 1)).astype(np.uint16)
     box = jnp.array([[0.0, 0.0, 1.0, 1.0]])
-    same = np.asarray(crop_resize(jnp.asarray(pixels), box, 12, 12))
+    same = np.asarray(crop(jnp.asarray(pixels), box, 12, 12))
     np.testing.assert_array_equal(same, pixels.astype(np.float32))  # the identity, up to the largest value
 
 
