@@ -74,10 +74,19 @@ def enact(
             sampled=False,
         )
         at += environment.observation_slots
-        view_BhwC = gym.render_views(environment, state.bank, state.views, observation.slot_B)
-        here_BI = jnp.arange(pixels_BIhwC.shape[1])[None, :] == observation.slot_B[:, None]
-        pixels_BIhwC = jnp.where(here_BI[:, :, None, None, None], view_BhwC[:, None], pixels_BIhwC)
+        pixels_BIhwC = _put_views(environment, state, observation.slot_B, pixels_BIhwC)
     return finish(record, turns, state, None), pixels_BIhwC
+
+
+def _put_views(environment: Environment, state: gym.EnvState, slot_B: Array, pixels_BIhwC: Array) -> Array:
+    """The pixels with each row's new view at its slot; nothing is rendered when no row has one."""
+
+    def render(pixels_BIhwC: Array) -> Array:
+        view_BhwC = gym.render_views(environment, state.bank, state.views, slot_B)
+        here_BI = jnp.arange(pixels_BIhwC.shape[1])[None, :] == slot_B[:, None]
+        return jnp.where(here_BI[:, :, None, None, None], view_BhwC[:, None], pixels_BIhwC)
+
+    return jax.lax.cond(jnp.any(slot_B >= 0), render, lambda pixels_BIhwC: pixels_BIhwC, pixels_BIhwC)
 
 
 def encode_slots(model: VisionLanguageModel, params, pixels_BIhwC: Array):
