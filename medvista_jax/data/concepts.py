@@ -56,6 +56,13 @@ CONCEPTS: tuple[str, ...] = (
 )
 CONCEPT = {name: index for index, name in enumerate(CONCEPTS)}
 
+OBJECTS: tuple[str, ...] = tuple(
+    name
+    for name in CONCEPTS
+    if name.startswith("implanted") or name in ("lesion", "marker", "nucleus", "frame", "plate a", "plate b")
+)
+"""Things that have a middle, as anatomy in a slice has not."""
+
 STRUCTURES: tuple[str, ...] = (
     "thalamus",
     "caudate",

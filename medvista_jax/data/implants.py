@@ -12,7 +12,7 @@ happens along the rows, and the other way round. Two textures are built on this:
   shows its ends only. The ends are mended with integers, 2p = (-1, 3, -2, -2, 2, 2, …, -2, -2, 2, 2, -3, 1),
   and then the whole vector is in the null space of the reduction.
 
-What remains visible is a blob that does not depend on the class, so that the place can be found. The base
+What remains visible is a bullseye that does not depend on the class, so that the place can be found. The base
 below the texture is squeezed into [A, 255-A], A being the largest texture amplitude of *any* class at that
 pixel, before the texture is added: nothing clips, all values are integers, and the float32 thumbnails of all
 classes are bit-identical.
@@ -39,6 +39,9 @@ PHASE = 2
 
 MARGIN = 10
 """Least distance from the border of the canvas; the border rows of the thumbnail weigh differently."""
+
+CORE, RING = 200.0, 45.0
+"""Levels of the visible part."""
 
 _CHECK_LEVELS = 44
 _STRIPE_LEVELS = 40
@@ -94,12 +97,17 @@ def amplitude(kind: str) -> np.ndarray:
 
 
 @functools.cache
-def _blob() -> np.ndarray:
-    """float32 [32, 32]: how far the class-independent blob replaces the image; a disc of radius 12 that fades
-    to 16.
+def _bullseye() -> tuple[np.ndarray, np.ndarray]:
+    """What shows in the thumbnail, whatever the class: a light core in a dark ring, which no organ looks like.
+
+    Returns:
+      float32 [32, 32] levels, and float32 [32, 32] how far they replace the image: fading between radius 12 and 16.
     """
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
-    return (0.9 * np.clip((16.0 - np.hypot(y, x)) / 4.0, 0.0, 1.0)).astype(np.float32)
+    radius = np.hypot(y, x)
+    level = CORE + (RING - CORE) * np.clip((radius - 3.0) / 4.0, 0.0, 1.0)
+    share = np.clip((16.0 - radius) / 4.0, 0.0, 1.0)
+    return level.astype(np.float32), share.astype(np.float32)
 
 
 def snap(coordinate: int) -> int:
@@ -135,14 +143,9 @@ def implant(
     out = base.copy()
     here = out[y : y + SIDE, x : x + SIDE]
     local = here.astype(np.float32)
-    level = 75.0 if local.mean() > 128.0 else 180.0
+    level, share = _bullseye()
     limit = amplitude("shape" if class_id < len(SHAPES) else "stripes")
-    ground = np.rint(local + _blob() * (level - local)).astype(np.int16)
+    ground = np.rint(local + share * (level - local)).astype(np.int16)
     ground = np.clip(ground, limit, 255 - limit)
     here[...] = ground + polarity * texture(class_id, variant)
     return out
-
-
-def footprint(class_id: int, variant: int = 0) -> np.ndarray:
-    """bool [32, 32]: pixels that belong to the implanted class."""
-    return texture(class_id, variant) != 0 if class_id < len(SHAPES) else np.ones((SIDE, SIDE), bool)

@@ -34,9 +34,7 @@ def digests(split: str, seed: int = 0) -> list[str]:
 def test_an_item_depends_on_seed_split_family_and_index_only():
     atlas = Atlas("train")
     forward = [digest(atlas.item("implant_shape", index)) for index in range(6)]
-    backward = [
-        digest(Atlas("train", ["implant_shape"]).item("implant_shape", index)) for index in reversed(range(6))
-    ]
+    backward = [digest(Atlas("train", ["implant_shape"]).item("implant_shape", index)) for index in reversed(range(6))]
     assert forward == backward[::-1]
     assert len(set(forward)) == 6
     assert digests("train") != digests("train", seed=1)
@@ -79,9 +77,7 @@ def test_every_item_keeps_the_contract(split, family):
             assert len(item.targets) == 2
         if item.needs != "window":
             assert item.pixels.max() <= 255 and item.window == (0.0, 255.0)
-        assert ("implanted" in item.question) == (
-            family.startswith("implant") or family in ("same_shape", "lesion_ct")
-        )
+        assert ("implanted" in item.question) == (family.startswith("implant") or family in ("same_shape", "lesion_ct"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -95,9 +91,7 @@ def test_answers_are_uniform_and_the_question_does_not_tell_them(family):
     )
     for index in range(count):
         item = atlas.item(family, index)
-        stem = (
-            item.question if len(FAMILIES[family].options) == FAMILIES[family].choices else "shuffled options"
-        )
+        stem = item.question if len(FAMILIES[family].options) == FAMILIES[family].choices else "shuffled options"
         by_text[stem][item.answer] += 1
         by_position[item.options.index(item.answer)] += 1
         overall[item.answer] += 1
@@ -110,11 +104,7 @@ def test_answers_are_uniform_and_the_question_does_not_tell_them(family):
         assert len(counts) == choices
         assert max(abs(value - expected) for value in counts.values()) < deviation, counts
     for text, counts in by_text.items():
-        choices = (
-            FAMILIES[family].choices
-            if len(FAMILIES[family].options) == FAMILIES[family].choices
-            else len(counts)
-        )
+        choices = FAMILIES[family].choices if len(FAMILIES[family].options) == FAMILIES[family].choices else len(counts)
         total = counts.total()
         assert counts.most_common(1)[0][1] < total / choices + 4.5 * np.sqrt(total / choices) + 1, (
             text,

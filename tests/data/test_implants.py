@@ -81,9 +81,7 @@ def test_out_of_phase_the_thumbnail_would_tell(shift):
     seen = []
     for name in ("horizontal", "vertical"):
         pixels = base.astype(np.int16)
-        pixels[place[0] : place[0] + SIDE, place[1] : place[1] + SIDE] += implants.texture(
-            IMPLANTS.index(name)
-        )
+        pixels[place[0] : place[0] + SIDE, place[1] : place[1] + SIDE] += implants.texture(IMPLANTS.index(name))
         seen.append(thumbnail(pixels))
     assert np.abs(seen[0] - seen[1]).max() > 1.0
 
@@ -146,9 +144,7 @@ def features(images: np.ndarray, pool: int) -> np.ndarray:
     across = [images[:, 1:-1, 2:], images[:, 2:, 1:-1], images[:, 2:, 2:], images[:, 2:, :-2]]
     maps = [core] + [np.abs(core - other) for other in across]
     side = core.shape[1] // pool * pool
-    maps = [
-        m[:, :side, :side].reshape(len(m), side // pool, pool, side // pool, pool).mean((2, 4)) for m in maps
-    ]
+    maps = [m[:, :side, :side].reshape(len(m), side // pool, pool, side // pool, pool).mean((2, 4)) for m in maps]
     return np.stack(maps, 1).reshape(len(images), -1)
 
 
@@ -157,9 +153,7 @@ def ridge_accuracy(train, train_labels, test, test_labels, penalty: float = 3.0)
     mean, scale = train.mean(0), train.std(0) + 1e-3
     train, test = (np.c_[(x - mean) / scale, np.ones(len(x))].astype(np.float64) for x in (train, test))
     wanted = np.eye(train_labels.max() + 1)[train_labels]
-    weights = np.linalg.solve(
-        train.T @ train + penalty * len(train) / 100 * np.eye(train.shape[1]), train.T @ wanted
-    )
+    weights = np.linalg.solve(train.T @ train + penalty * len(train) / 100 * np.eye(train.shape[1]), train.T @ wanted)
     return float(((test @ weights).argmax(1) == test_labels).mean())
 
 
@@ -168,9 +162,7 @@ def test_a_trained_probe_reads_the_crop_and_not_the_thumbnail(family):
     small, native, labels = windows(family, "train", 3000)
     small_test, native_test, labels_test = windows(family, "test", 4000)
     thumbnails = ridge_accuracy(features(small, 1), labels, features(small_test, 1), labels_test)
-    rounded = ridge_accuracy(
-        features(np.rint(small), 1), labels, features(np.rint(small_test), 1), labels_test
-    )
+    rounded = ridge_accuracy(features(np.rint(small), 1), labels, features(np.rint(small_test), 1), labels_test)
     crops = ridge_accuracy(features(native, 4), labels, features(native_test, 4), labels_test)
     print(f"{family}: thumbnail {thumbnails:.3f}, rounded {rounded:.3f}, native crop {crops:.3f}")
     # 3 points are 4.4 standard deviations of a guess over 4,000 items.

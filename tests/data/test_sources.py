@@ -20,9 +20,7 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(
-        sources.MissingSource, match=r"'scikit-image' is installed but its file data/liver.png"
-    ):
+    with pytest.raises(sources.MissingSource, match=r"'scikit-image' is installed but its file data/liver.png"):
         sources.package_file("skimage", "scikit-image", "data/liver.png")
 
 
@@ -33,9 +31,7 @@ def test_without_a_network_the_remedy_is_told(monkeypatch, tmp_path, capsys):
         return subprocess.CompletedProcess(command, 1, "", "ERROR: No matching distribution found")
 
     monkeypatch.setattr(sources.subprocess, "run", offline)
-    with pytest.raises(
-        sources.MissingSource, match=r"(?s)pip download --no-deps stardist==0.9.2.*No matching"
-    ):
+    with pytest.raises(sources.MissingSource, match=r"(?s)pip download --no-deps stardist==0.9.2.*No matching"):
         sources.stardist_file("stardist/data/images/img2d.tif")
     assert "fetching" in capsys.readouterr().err
 

@@ -192,9 +192,7 @@ def test_lesion_is_bit_invisible_by_default_and_shows_in_its_window(split, monke
         shown, plain = (display(one.pixels, item.good_window)[..., 0].astype(float) for one in (item, twin))
         seen.append((shown - plain)[body].mean())
         assert (item.good_window, item.window, item.targets) == (twin.good_window, twin.window, twin.targets)
-    print(
-        f"{split}: mean rise in the good window {np.mean(seen):.1f} of 255 levels, least {np.min(seen):.1f}"
-    )
+    print(f"{split}: mean rise in the good window {np.mean(seen):.1f} of 255 levels, least {np.min(seen):.1f}")
     assert np.mean(seen) > 20 and np.min(seen) > 8
 
 

@@ -80,24 +80,18 @@ No clinical claim.
 
 
 def test_seeds_are_merged():
-    rows = [
-        row(correct=correct, seed=seed, calls=calls) for seed, correct, calls in [(0, 90, 100), (1, 96, 130)]
-    ]
+    rows = [row(correct=correct, seed=seed, calls=calls) for seed, correct, calls in [(0, 90, 100), (1, 96, 130)]]
     merged = merge_seeds(rows)
     assert (merged.mean, merged.minimum, merged.maximum) == pytest.approx((0.93, 0.9, 0.96))
     assert merged.text() == "93.0 (88.6–95.8) [90.0–96.0]"
     assert merged.n == 200 and merged.calls_per_question == 1.15
     text = markdown(rows, PROTOCOL)
     assert "93.0 (88.6–95.8) [90.0–96.0] |  1.15 | 200 |" in text
-    assert (
-        "seeds pooled) [lowest–highest seed]" in text and "100 items a seed" in text and "seeds 0, 1." in text
-    )
+    assert "seeds pooled) [lowest–highest seed]" in text and "100 items a seed" in text and "seeds 0, 1." in text
 
 
 def test_tools_on_and_off_are_lines_of_their_own():
-    rows = [
-        row(tools=tools, decoding=decoding) for tools in (False, True) for decoding in ("sampled", "greedy")
-    ]
+    rows = [row(tools=tools, decoding=decoding) for tools in (False, True) for decoding in ("sampled", "greedy")]
     lines = [line.split("|")[2:4] for line in markdown(rows, PROTOCOL).splitlines()[2:6]]
     assert [[cell.strip() for cell in line] for line in lines] == [
         ["on", "greedy"],
@@ -111,9 +105,7 @@ def test_files_round_trip(tmp_path):
     rows = [row(), row("oracle_crop", "détail ✓", 100, 100)]
     write_tables(tmp_path / "run", rows, PROTOCOL)
     assert read_rows(tmp_path / "run" / "table.json") == rows
-    assert [list(r) for r in json.loads((tmp_path / "run" / "table.json").read_text())] == [
-        list(ROW_KEYS)
-    ] * 2
+    assert [list(r) for r in json.loads((tmp_path / "run" / "table.json").read_text())] == [list(ROW_KEYS)] * 2
     assert (tmp_path / "run" / "table.md").read_text() == markdown(rows, PROTOCOL)
 
 

@@ -80,9 +80,7 @@ def test_mean_over_nothing_is_zero():
 def test_entropy_against_numpy():
     t = tiny.played()
     scores = tiny.score(tiny.MODEL, tiny.params(), t, t.features_BILE, jnp.ones(()))
-    hidden, _ = tiny.forward(
-        tiny.params(), t.tokens_BS, t.feature_BS, t.features_BILE, t.positions_BSZ, t.valid_BS
-    )
+    hidden, _ = tiny.forward(tiny.params(), t.tokens_BS, t.feature_BS, t.features_BILE, t.positions_BSZ, t.valid_BS)
     row = 1
     slots = np.flatnonzero(np.asarray(t.valid_BS[row]))
     slot = next(s for s in slots if bool(t.sampled_BS[row, s]))

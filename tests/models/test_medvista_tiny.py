@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from medvista_jax.models.medvista_tiny import MedVistaTiny
+from medvista_jax.models.medvista_tiny.modeling import windows
 from tests import tiny
 
 MODEL = tiny.MODEL
@@ -36,11 +41,7 @@ def test_images_are_encoded_one_by_one():
 
 
 def test_embeddings_keep_the_order_of_places():
-    """Embedding 2·row + column stands for a quarter of the view: without attention, only that quarter moves it."""
-    import dataclasses
-
-    from medvista_jax.models.medvista_tiny import MedVistaTiny
-
+    """Embedding 2·row + column looks around its quarter of the view: of the corner pixels, only one moves it."""
     flat = MedVistaTiny(dataclasses.replace(MODEL.config, vision_layers=0))
     params = tiny.params()
     image = pixels(1)
@@ -48,9 +49,29 @@ def test_embeddings_keep_the_order_of_places():
     before = np.asarray(run(params, image))[0]
     for row in range(2):
         for column in range(2):
-            moved = image.at[:, 8 * row + 1 : 8 * row + 7, 8 * column + 1 : 8 * column + 7].set(0)
+            at = (0, 15 * row, 15 * column)
+            moved = image.at[at].set(255 - image[at])
             gap = np.abs(np.asarray(run(params, moved))[0] - before).max(-1)
             assert np.flatnonzero(gap > 1e-6).tolist() == [2 * row + column]
+
+
+@pytest.mark.parametrize("cell", [1, 2, 4])
+def test_windows_against_sliding(cell):
+    """Every value of a window, whatever the order inside it: sorted, it is what numpy's sliding window shows."""
+    x = np.random.default_rng(cell).random((2, 8, 12, 3)).astype(np.float32)
+    found = np.asarray(windows(jnp.asarray(x), cell))
+    before, after = cell // 2, cell - cell // 2
+    padded = np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)), mode="edge")
+    expected = np.lib.stride_tricks.sliding_window_view(padded, (2 * cell, 2 * cell), axis=(1, 2))[:, ::cell, ::cell]
+    assert found.shape == (2, 8 // cell, 12 // cell, 4 * cell * cell * 3)
+    np.testing.assert_array_equal(np.sort(found, axis=-1), np.sort(expected.reshape(found.shape), axis=-1))
+
+
+def test_windows_keep_one_order_inside():
+    """A picture moved by a cell gives the windows moved by one: weights mean the same everywhere."""
+    x = np.random.default_rng(0).random((1, 16, 16, 1)).astype(np.float32)
+    one, moved = (np.asarray(windows(jnp.asarray(v), 4)) for v in (x, np.roll(x, (4, 4), (1, 2))))
+    np.testing.assert_array_equal(one[0, 1:2, 1:2], moved[0, 2:3, 2:3])
 
 
 def test_positions_count_valid_slots_only():

@@ -52,9 +52,7 @@ def test_packing_keeps_every_id(spelt):
 def test_sampled_ids_are_the_choice_of_the_model():
     """Greedy: each id at a sampled slot is the argmax of a fresh forward over what stands before it."""
     t = tiny.played(tiny.make_script(tiny.MIXED), temperature=0.0)
-    hidden, _ = tiny.forward(
-        tiny.params(), t.tokens_BS, t.feature_BS, t.features_BILE, t.positions_BSZ, t.valid_BS
-    )
+    hidden, _ = tiny.forward(tiny.params(), t.tokens_BS, t.feature_BS, t.features_BILE, t.positions_BSZ, t.valid_BS)
     best = np.asarray(tiny.logits(tiny.params(), hidden).argmax(-1))
     scripted = np.asarray(tiny.make_script(tiny.MIXED).length_BR) > 0
     compared = 0

@@ -52,9 +52,7 @@ def test_every_bit_of_a_training_state_comes_back(tmp_path):
     assert_same_bits(restored, state)
     # The key still draws what it would have drawn.
     assert jax.random.bits(restored["key"]) == jax.random.bits(state["key"])
-    assert jnp.array_equal(
-        jax.vmap(jax.random.bits)(restored["keys"]), jax.vmap(jax.random.bits)(state["keys"])
-    )
+    assert jnp.array_equal(jax.vmap(jax.random.bits)(restored["keys"]), jax.vmap(jax.random.bits)(state["keys"]))
 
 
 def test_restores_into_shapes_alone(tmp_path):

@@ -15,9 +15,7 @@ jax.jit(lambda x: x @ x + 1)(jnp.ones((4, 4)))
 
 def test_programs_land_in_the_folder(tmp_path):
     environment = {**os.environ, "MEDVISTA_COMPILE_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == str(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir())
 

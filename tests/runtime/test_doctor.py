@@ -85,9 +85,7 @@ def test_images_that_are_fetched_once(monkeypatch, tmp_path):
 
 
 def test_the_doctor_works_where_nothing_is_installed():
-    run = subprocess.run(
-        [sys.executable, "-S", "-m", "medvista_jax", "doctor"], capture_output=True, text=True
-    )
+    run = subprocess.run([sys.executable, "-S", "-m", "medvista_jax", "doctor"], capture_output=True, text=True)
     assert run.returncode == 1 and run.stderr == ""
     for name, pin in doctor.read_pins().items():
         assert f"-m pip install {name}=={pin}" in run.stdout

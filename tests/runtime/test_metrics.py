@@ -21,9 +21,7 @@ def names(path):
 def test_scalars_of_every_origin(tmp_path):
     path = tmp_path / "new" / "metrics.jsonl"
     with MetricsLog(path) as log:
-        log.write(
-            "sft", 2, {"a": jnp.float32(0.5), "b": np.int64(3), "c": True, "d": jnp.bfloat16(1.5), "e": "x"}
-        )
+        log.write("sft", 2, {"a": jnp.float32(0.5), "b": np.int64(3), "c": True, "d": jnp.bfloat16(1.5), "e": "x"})
         # Readable while the run goes on.
         (record,) = read_metrics(path)
     assert record.pop("wall_seconds") >= 0

@@ -89,15 +89,11 @@ def build_corpus(
             parts.append(tool_line(specs if rng.random() < 0.7 else ()))
         for _ in range(rng.randint(0, 2)):
             spec = rng.choice(specs)
-            values = {
-                a.name: _value(a, rng) for a in spec.arguments if a.default is None or rng.random() < 0.5
-            }
+            values = {a.name: _value(a, rng) for a in spec.arguments if a.default is None or rng.random() < 0.5}
             call = json.dumps({"name": spec.name, "arguments": values})
             parts.append(f"<think>{_fill(rng.choice(_THOUGHTS), rng)}</think><tool_call>{call}</tool_call>")
             reply = rng.choice(tuple(ERRORS.values())) if rng.random() < 0.2 else f"image {rng.randint(0, 9)}"
             parts.append(f"<tool_response>{reply}</tool_response>")
-        parts.append(
-            f"<think>{_fill(rng.choice(_THOUGHTS), rng)}</think><answer>{rng.choice(_ANSWERS)}</answer>"
-        )
+        parts.append(f"<think>{_fill(rng.choice(_THOUGHTS), rng)}</think><answer>{rng.choice(_ANSWERS)}</answer>")
         lines.append("".join(parts).replace("\n", " "))
     return lines

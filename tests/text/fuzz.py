@@ -68,9 +68,7 @@ def _spaced(rng: random.Random, text: str) -> str:
 def random_call(rng: random.Random, specs: Sequence[ToolSpec]) -> bytes:
     """The body of a call that is mostly sound."""
     spec = rng.choice(specs)
-    pairs = [
-        (a.name, fitting_value(rng, a)) for a in spec.arguments if a.default is None or rng.random() < 0.5
-    ]
+    pairs = [(a.name, fitting_value(rng, a)) for a in spec.arguments if a.default is None or rng.random() < 0.5]
     if pairs and rng.random() < 0.1:
         pairs.pop(rng.randrange(len(pairs)))
     if rng.random() < 0.15:
@@ -84,9 +82,7 @@ def random_call(rng: random.Random, specs: Sequence[ToolSpec]) -> bytes:
     def dump(value: object) -> str:
         return json.dumps(value, ensure_ascii=False, separators=rng.choice([(", ", ": "), (",", ":")]))
 
-    name = (
-        spec.name if rng.random() < 0.93 else rng.choice([random_word(rng), spec.name[:-1], spec.name + "x"])
-    )
+    name = spec.name if rng.random() < 0.93 else rng.choice([random_word(rng), spec.name[:-1], spec.name + "x"])
     top = [
         ("name", dump(name)),
         ("arguments", "{" + ", ".join(f"{dump(k)}: {dump(v)}" for k, v in pairs) + "}"),
@@ -133,9 +129,7 @@ def random_turn(rng: random.Random, specs: Sequence[ToolSpec]) -> bytes:
     turn = think + rng.choice([b"", b"\n", b" \t\r\n"]) + (answer if rng.random() < 0.1 else call)
     if rng.random() < 0.15:
         other = b"<tool_call>" + random_call(rng, specs) + b"</tool_call>"
-        turn = rng.choice(
-            [turn + other, other + turn, turn + answer, answer + turn, call, turn + b"\n", turn + b"x"]
-        )
+        turn = rng.choice([turn + other, other + turn, turn + answer, answer + turn, call, turn + b"\n", turn + b"x"])
     return mutate(rng, turn) if rng.random() < 0.4 else turn
 
 
@@ -155,7 +149,5 @@ def random_specs(rng: random.Random) -> list[ToolSpec]:
             if rng.random() < 0.5:
                 default = {"integer": 3, "box": (1, 2, 3, 4), "enum": 0}[kind]
             arguments.append(Argument(name, "words", kind, low, high, choices, default))
-        specs.append(
-            ToolSpec(rng.choice(["t", "to", "tool", "größer"]) + str(index), "words", tuple(arguments))
-        )
+        specs.append(ToolSpec(rng.choice(["t", "to", "tool", "größer"]) + str(index), "words", tuple(arguments)))
     return specs

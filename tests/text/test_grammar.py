@@ -192,9 +192,7 @@ def test_shared_names_enums_and_defaults() -> None:
         ('{"name": "invert", "arguments": {"axis": 1}}', "UNKNOWN_ARGUMENT", []),
     ]  # fmt: skip
     turns = [f"<tool_call>{body}</tool_call>".encode() for body, *_ in wanted]
-    for (body, fault, arguments), pair in zip(
-        wanted, parse_both(FIVE, compile_grammar(FIVE), turns, 256), strict=True
-    ):
+    for (body, fault, arguments), pair in zip(wanted, parse_both(FIVE, compile_grammar(FIVE), turns, 256), strict=True):
         for record in pair:
             assert record["fault"] == fault, body
             assert record["arguments"] == arguments + [0] * (9 - len(arguments)), body
@@ -254,17 +252,13 @@ def test_specs_the_dialect_cannot_say(specs, words) -> None:
 def test_render_call_is_read_back() -> None:
     body = ZOOM_IN.render_call(bbox_2d=[10, 20, 30, 40], image_index=2)
     assert json.loads(body)["name"] == "zoom_in"
-    ((host, device),) = parse_both(
-        TWO, compile_grammar(TWO), [f"<tool_call>{body}</tool_call>".encode()], 256
-    )
+    ((host, device),) = parse_both(TWO, compile_grammar(TWO), [f"<tool_call>{body}</tool_call>".encode()], 256)
     assert host == device and host["arguments"] == [10, 20, 30, 40, 2]
 
 
 def test_grammar_is_a_pytree_of_arrays() -> None:
     grammar = compile_grammar(TWO)
     arrays = [
-        value
-        for field in dataclasses.fields(grammar)
-        if isinstance(value := getattr(grammar, field.name), np.ndarray)
+        value for field in dataclasses.fields(grammar) if isinstance(value := getattr(grammar, field.name), np.ndarray)
     ]
     assert len(arrays) == 10 and all(a.dtype in (np.int32, bool) for a in arrays)

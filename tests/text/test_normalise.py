@@ -45,9 +45,7 @@ def test_literals(raw, normal) -> None:
 
 def _check(texts: list[bytes]) -> None:
     bytes_BN, length_B, _ = pad_turns(texts, 64)
-    garbage = np.where(np.arange(64) < length_B[:, None], bytes_BN, 65).astype(
-        np.uint8
-    )  # behind the end: ignored
+    garbage = np.where(np.arange(64) < length_B[:, None], bytes_BN, 65).astype(np.uint8)  # behind the end: ignored
     out_BN, n_B = (np.asarray(x) for x in DEVICE(garbage, length_B))
     for row, size, text in zip(out_BN, n_B, texts, strict=True):
         assert row[:size].tobytes() == normalise(text), text

@@ -79,9 +79,7 @@ def test_turn(read_turns, index) -> None:
 
 def _agree(specs, grammar, turns, capacity=384, answer_capacity=64) -> set:
     kinds = set()
-    for turn, (host, device) in zip(
-        turns, parse_both(specs, grammar, turns, capacity, answer_capacity), strict=True
-    ):
+    for turn, (host, device) in zip(turns, parse_both(specs, grammar, turns, capacity, answer_capacity), strict=True):
         assert host == device, turn
         kinds.add((host["kind"], host["fault"]))
     return kinds
@@ -93,9 +91,7 @@ def test_parsers_agree_on_fuzz(seed) -> None:
     specs = [list(TWO), list(FIVE)][seed] if seed < 2 else random_specs(rng)
     kinds = _agree(specs, compile_grammar(specs), [random_turn(rng, specs) for _ in range(4000)])
     assert {("ANSWER", "NONE"), ("NOTHING", "NO_ACTION"), ("CALL", "MALFORMED"), ("CALL", "NONE")} <= kinds
-    assert (
-        seed != 1 or len(kinds) == 2 + 8
-    )  # both other kinds, a sound call, and every fault that text can have
+    assert seed != 1 or len(kinds) == 2 + 8  # both other kinds, a sound call, and every fault that text can have
 
 
 @settings(max_examples=60, deadline=None)
@@ -111,9 +107,7 @@ def test_parsers_agree_on_anything(turns) -> None:
 
 
 def test_too_long_turns_keep_their_end() -> None:
-    turns = [
-        b"<think>" + b"x" * n + b"</think>" + block for n in (0, 60, 200, 600) for block in (CALL, ANSWER)
-    ]
+    turns = [b"<think>" + b"x" * n + b"</think>" + block for n in (0, 60, 200, 600) for block in (CALL, ANSWER)]
     _agree(TWO, GRAMMAR, turns, 128, 2)
     for host, device in parse_both(TWO, GRAMMAR, turns, 128)[4:]:
         assert host == device and host["kind"] in ("CALL", "ANSWER") and not host["well_formed"]

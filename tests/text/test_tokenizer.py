@@ -75,9 +75,7 @@ def test_awkward_text_survives(tokenizer: Tokenizer, text: str) -> None:
 
 @BOTH
 @settings(max_examples=300, deadline=None)
-@given(
-    text=st.text() | st.lists(st.sampled_from([*TAGS, " ", "\n", "\u2581", "7", '{"name": "'])).map("".join)
-)
+@given(text=st.text() | st.lists(st.sampled_from([*TAGS, " ", "\n", "\u2581", "7", '{"name": "'])).map("".join))
 def test_any_text_survives(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text

@@ -120,9 +120,7 @@ def test_weights_are_a_partition_and_dyadic_for_whole_reductions():
 def test_thumbnails_of_whole_numbers_are_exact():
     """Sums of dyadic weights and 16-bit pixels need 26 bits at most for 8-bit pixels: float32 rounds nothing."""
     pixels = noise(256, 256)
-    thumbnail = np.asarray(crop(jnp.asarray(pixels)[None], jnp.array([[0.0, 0.0, 1.0, 1.0]]), 64, 64))[
-        0, :, :, 0
-    ]
+    thumbnail = np.asarray(crop(jnp.asarray(pixels)[None], jnp.array([[0.0, 0.0, 1.0, 1.0]]), 64, 64))[0, :, :, 0]
     matrix = np.zeros((64, 256))
     for out in range(64):
         weight = np.maximum(0, 1 - np.abs(4 * out + 1.5 - np.arange(256)) / 4)

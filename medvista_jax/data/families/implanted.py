@@ -8,7 +8,7 @@ from __future__ import annotations
 from medvista_jax.data.canvas import to_frame
 from medvista_jax.data.concepts import CONCEPT
 from medvista_jax.data.families.anatomy import spoken
-from medvista_jax.data.implants import IMPLANTS, SHAPES, SIDE, STRIPES, footprint, implant
+from medvista_jax.data.implants import IMPLANTS, SHAPES, SIDE, STRIPES, implant
 from medvista_jax.data.item import Draft
 from medvista_jax.data.pool import Base, Pool, Rng, place_square
 
@@ -32,7 +32,7 @@ def _put(base: Base, place: tuple[int, int], class_id: int, rng: Rng) -> None:
     polarity, variant = 1 - 2 * int(rng.integers(2)), int(rng.integers(2))
     base.pixels = implant(base.pixels, place, class_id, polarity=polarity, variant=variant)
     y, x = place
-    base.concepts[y : y + SIDE, x : x + SIDE][footprint(class_id, variant)] = _CONCEPT_OF[IMPLANTS[class_id]]
+    base.concepts[y : y + SIDE, x : x + SIDE] = _CONCEPT_OF[IMPLANTS[class_id]]
 
 
 def _one(pool: Pool, rng: Rng, names: tuple[str, ...], question: str) -> Draft:

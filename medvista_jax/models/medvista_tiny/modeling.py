@@ -16,13 +16,14 @@ from medvista_jax.models.vlm import Features, KVCache
 
 @dataclasses.dataclass(frozen=True)
 class MedVistaTinyConfig:
-    """Sizes. ``image`` pixels a side, ``patch`` pixels a patch, 2×2 patches merged into one embedding."""
+    """Sizes. ``image`` pixels a side, ``patch`` pixels a patch, an embedding for every 2×2 patches."""
 
     vocab_size: int = 768
     image: int = 64
     patch: int = 8
     channels: int = 1
-    vision_width: int = 128
+    stem_channels: int = 32
+    vision_width: int = 64
     vision_layers: int = 1
     vision_heads: int = 4
     decoder: DecoderConfig | None = None
@@ -46,8 +47,26 @@ class VisionBlock(nn.Module):
         return x_NLE + y_NLE
 
 
+def windows(x_NyxC: Array, cell: int) -> Array:
+    """Overlapping windows of ``2 cell`` a side, ``cell`` apart: ``[N, y/cell, x/cell, 4·cell²·C]``.
+
+    What a stride-``cell`` convolution sees, as slices of a reshape: on a CPU its gradient is a plain matrix product.
+    """
+    count, height, width, channels = x_NyxC.shape
+    before, after = cell // 2, cell - cell // 2
+    x = jnp.pad(x_NyxC, ((0, 0), (before, after), (before, after), (0, 0)), mode="edge")
+    rows, columns = height // cell + 1, width // cell + 1
+    x = x.reshape(count, rows, cell, columns, cell, channels).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(count, rows, columns, cell * cell * channels)
+    return jnp.concatenate([x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]], axis=-1)
+
+
 class VisionTower(nn.Module):
-    """Patches of a view to one vector a patch: ``[N, (h/p)·(w/p), vision_width]``, row-major."""
+    """Patches of a view to one vector a patch: ``[N, (h/p)·(w/p), vision_width]``, row-major.
+
+    The stem is two overlapping reductions, half a patch and then two: with patches cut once and apart, a small target
+    would have to be learned anew for every way of lying across their borders.
+    """
 
     config: MedVistaTinyConfig
 
@@ -55,14 +74,13 @@ class VisionTower(nn.Module):
     def __call__(self, pixels_NhwC: Array) -> Array:
         c = self.config
         count, side = pixels_NhwC.shape[0], c.image // c.patch
-        x = (pixels_NhwC.astype(jnp.float32) - 127.5) / 64.0
-        x = x.reshape(count, side, c.patch, side, c.patch, c.channels).transpose(0, 1, 3, 2, 4, 5)
-        x_NLE = x.reshape(count, side * side, c.patch * c.patch * c.channels)
-        # Brightness and texture apart: fine texture is faint beside the brightness of a patch.
-        mean_NL1 = jnp.mean(x_NLE, axis=-1, keepdims=True)
-        x_NLE = jnp.concatenate([2.0 * (x_NLE - mean_NL1), mean_NL1], axis=-1)
-        x_NLE = nn.relu(nn.Dense(2 * c.vision_width, name="stem_in")(x_NLE))
-        x_NLE = nn.Dense(c.vision_width, name="stem_out")(x_NLE)
+        x = windows((pixels_NhwC.astype(jnp.float32) - 127.5) / 64.0, c.patch // 2)
+        # Brightness and texture apart: fine texture is faint beside the brightness of a window.
+        mean = jnp.mean(x, axis=-1, keepdims=True)
+        x = jnp.concatenate([2.0 * (x - mean), mean], axis=-1)
+        x = windows(nn.relu(nn.Dense(c.stem_channels, name="stem_fine")(x)), 2)
+        x = nn.relu(nn.Dense(2 * c.vision_width, name="stem_in")(x))
+        x_NLE = nn.Dense(c.vision_width, name="stem_out")(x).reshape(count, side * side, c.vision_width)
         position_LE = self.param("position", nn.initializers.normal(0.5), (side * side, c.vision_width))
         x_NLE = x_NLE + position_LE[None]
         for i in range(c.vision_layers):
@@ -71,7 +89,7 @@ class VisionTower(nn.Module):
 
 
 class Connector(nn.Module):
-    """2×2 neighbouring patches, joined, to one decoder embedding."""
+    """Windows of 4×4 patches, two apart, to one decoder embedding each."""
 
     config: MedVistaTinyConfig
 
@@ -79,8 +97,7 @@ class Connector(nn.Module):
     def __call__(self, x_NLE: Array) -> Array:
         c = self.config
         count, side, width = x_NLE.shape[0], c.image // c.patch, c.decoder_config().width
-        x = x_NLE.reshape(count, side // 2, 2, side // 2, 2, c.vision_width).transpose(0, 1, 3, 2, 4, 5)
-        x_NLE = x.reshape(count, (side // 2) ** 2, 4 * c.vision_width)
+        x_NLE = windows(x_NLE.reshape(count, side, side, c.vision_width), 2).reshape(count, (side // 2) ** 2, -1)
         x_NLE = nn.relu(nn.Dense(3 * width, name="up")(x_NLE))
         # No position is added: what is the same in every image would drown what is seen. The tower knows where it is.
         return nn.Dense(width, name="down")(x_NLE)
