@@ -36,7 +36,7 @@ from medvista_jax.data.views import perception_batch
 from medvista_jax.evaluation import tables
 from medvista_jax.evaluation.cards import make_cards
 from medvista_jax.evaluation.conditions import CONDITIONS, batch_maker
-from medvista_jax.evaluation.evaluate import evaluate, needless_calls, rows_by_need
+from medvista_jax.evaluation.evaluate import evaluate, rows_by_need
 from medvista_jax.evaluation.plots import draw_curves
 from medvista_jax.evaluation.replay import play_and_save
 from medvista_jax.evaluation.report import write_report
@@ -279,7 +279,6 @@ def measure(
     identity = fingerprint([identity, config.items, config.split])
     kept = json.loads(path.read_text()) if path.exists() else {}
     cells: dict[str, list[tables.Row]] = kept.get("cells", {}) if kept.get("identity") == identity else {}
-    facts: dict[str, float] = kept.get("needless_calls", {}) if cells else {}
     jobs = [(condition, decoding) for condition in CONDITIONS for decoding in condition.decodings]
     with progress.stage("evaluation", total=len(jobs) * len(pool), done=len(cells) * len(pool)) as bar:
 
@@ -306,8 +305,7 @@ def measure(
             cells[name] = rows_by_need(
                 result, pool.needs, condition=condition.name, tools=condition.tools, decoding=decoding, seed=seed
             )
-            facts[name] = needless_calls(result, pool.needs)
-            path.write_text(json.dumps({"identity": identity, "cells": cells, "needless_calls": facts}, indent=1))
+            path.write_text(json.dumps({"identity": identity, "cells": cells}, indent=1))
     return [row for rows in cells.values() for row in rows]
 
 
@@ -341,7 +339,7 @@ def report(config: Quickstart, folder: Path, rows: list[tables.Row], seconds: di
                 condition.name,
             )
     order = {"sft_grpo": 0, "sft": 1, "no_tools": 2}
-    cards.sort(key=lambda card: (order[card.condition], card.family, card.id))
+    cards.sort(key=lambda card: (order[card.condition], card.needs != "zoom", card.family, card.id))
     facts = {
         "date": datetime.date.today().isoformat(),
         "seeds": str(config.seeds),
@@ -365,7 +363,7 @@ def protocol_of(config: Quickstart) -> tables.Protocol:
         decoding=f"greedy; sampled at temperature {config.grpo.temperature:g}",
         machine=f"{os.cpu_count()} CPU cores" if jax.devices()[0].platform == "cpu" else str(jax.devices()),
         notes=(
-            f"chance is 25 % where needs = zoom; 'all' is the mean over items, {share:.0%} of them zoom items",
+            f"chance is 25 % where needs = zoom; 'all' is the mean over items, {100 * share:.0f} % of them zoom items",
             "random and oracle crops are played for SFT + GRPO and leave it one turn to answer",
         ),
     )

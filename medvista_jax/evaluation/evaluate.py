@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -119,14 +119,3 @@ def rows_by_need(
             )
         )
     return rows
-
-
-def needless_calls(result: Evaluation, needs: np.ndarray) -> float:
-    """Share of items that need no tool on which the policy called one all the same."""
-    plain = needs == "none"
-    return float((result.calls[plain] > 0).mean()) if plain.any() else 0.0
-
-
-def to_script(pair: Sequence[np.ndarray]) -> Script:
-    """A :class:`Script` from token ids and lengths."""
-    return Script(tokens_BRT=pair[0], length_BR=pair[1])

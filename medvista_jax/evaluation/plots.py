@@ -43,14 +43,19 @@ class Panel:
 
 
 PANELS = (
-    Panel("perception", "Perception: loss", "loss (nats)", ("loss", "loss_*")),
-    Panel("perception", "Perception: accuracy", "percent", ("accuracy", "accuracy_*"), fraction=True),
-    Panel("sft", "SFT: loss", "nats a token", ("loss", "loss_*")),
-    Panel("sft", "SFT: accuracy", "percent", ("accuracy", "accuracy_*"), fraction=True),
+    Panel("perception", "Perception: loss", "loss (nats)", ("loss", "concept_loss", "place_loss", "name_loss")),
+    Panel(
+        "perception",
+        "Perception: accuracy",
+        "percent",
+        ("accuracy", "accuracy_heavy_coarse", "accuracy_heavy_fine", "names_right", "targets_seen"),
+        fraction=True,
+    ),
+    Panel("sft", "SFT: loss and entropy", "nats a token", ("loss", "entropy"), log=True),
     Panel("grpo", "GRPO: reward and its terms", "reward", ("reward", "reward_*")),
     Panel("grpo", "GRPO: accuracy (sampled)", "percent", ("accuracy", "accuracy_*"), fraction=True),
     Panel("grpo", "GRPO: tool calls", "calls a question", ("calls_per_question", "calls_*"), zero=True),
-    Panel("grpo", "GRPO: well-formed turns", "percent", ("format", "format_*", "truncated"), fraction=True),
+    Panel("grpo", "GRPO: faults of turns, episodes cut", "share", ("faults", "truncated"), zero=True),
     Panel("grpo", "GRPO: entropy", "nats a token", ("entropy",), zero=True),
     Panel(
         "grpo",
@@ -147,7 +152,7 @@ def _draw(ax: Any, panel: Panel, lines: dict[str, tuple[np.ndarray, np.ndarray]]
     if panel.log and any(np.any(y > 0) for _, y in lines.values()):
         ax.set_yscale("log")
     if len(lines) > 1:
-        ax.legend(fontsize=7.5, frameon=False, ncols=2 if len(lines) > 4 else 1)
+        ax.legend(fontsize=7.5, frameon=True, framealpha=0.8, edgecolor="none", ncols=2 if len(lines) > 4 else 1)
 
 
 def _smooth(y: np.ndarray, width: int) -> np.ndarray:

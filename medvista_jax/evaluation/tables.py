@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from medvista_jax.evaluation.statistics import wilson_interval
@@ -219,7 +221,23 @@ def protocol_lines(rows: Sequence[Row], protocol: Protocol) -> list[str]:
         f"scorer {protocol.scorer}; decoding {protocol.decoding}; "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}{machine}.",
     ]
-    return [*lines, *protocol.notes]
+    return [line for line in (*lines, needless(rows), *protocol.notes) if line]
+
+
+def needless(rows: Sequence[Row]) -> str:
+    """A sentence on the share of tool calls that went to items which need none, for trained policies that call."""
+    parts = []
+    for line in sorted({_line(row) for row in rows}):
+        mine = [row for row in rows if _line(row) == line]
+        if line[0] not in ("sft", "sft_grpo") or not line[1] or {"none", "all"} - {row["needs"] for row in mine}:
+            continue
+        calls = {
+            need: sum(row["calls_per_question"] * row["n"] for row in mine if row["needs"] == need)
+            for need in ("none", "all")
+        }
+        share = f"{100 * calls['none'] / calls['all']:.1f} %" if calls["all"] else "no calls"
+        parts.append(f"{CONDITIONS.get(line[0], line[0])}, {line[2]} {share}")
+    return f"Share of tool calls on items that need none: {'; '.join(parts)}." if parts else ""
 
 
 def markdown(rows: Sequence[Row], protocol: Protocol) -> str:
@@ -237,14 +255,21 @@ def markdown(rows: Sequence[Row], protocol: Protocol) -> str:
 
 
 def print_table(rows: Sequence[Row], protocol: Protocol, console: Console | None = None) -> None:
-    """Prints the table to a terminal."""
-    heads, body = layout(rows)
-    table = Table(title=None, header_style="bold", row_styles=["", "dim"])
-    for k, head in enumerate(heads):
-        table.add_column(head, justify="left" if k < 3 else "right", no_wrap=k >= 3 and head in ("calls", "n"))
-    for line in body:
-        table.add_row(*line)
+    """Prints the table to a terminal; a narrow one gets fewer intervals, then fewer columns, than ``table.md`` has."""
     console = console or Console()
+    heads, body = layout(rows)
+    short = [[text.split(" (")[0] for text in line] for line in body]
+    few = [k for k, head in enumerate(heads) if head not in NEEDS or head in ("none", "zoom")]
+    layouts = [(heads, body), (heads, short), ([heads[k] for k in few], [[line[k] for k in few] for line in short])]
+    for names, lines in layouts:
+        table = Table(header_style="bold", row_styles=["", "dim"], box=box.SIMPLE, padding=(0, 1, 0, 0))
+        for name in names:
+            left = name in ("condition", "tools", "decoding")
+            table.add_column(name, justify="left" if left else "right", no_wrap=True)
+        for line in lines:
+            table.add_row(*line)
+        if Measurement.get(console, console.options.update(width=1000), table).maximum <= console.width:
+            break
     console.print(table)
     for line in protocol_lines(rows, protocol):
         console.print(line, markup=False, highlight=False)

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medvista_jax.evaluation.plots import PANELS
+
 ROOT = Path(__file__).resolve().parents[2]
 CONDITIONS = {"random_policy", "no_tools", "tools_offered", "sft", "sft_grpo", "random_crop", "oracle_crop"}
 KEYS = {
@@ -73,6 +75,15 @@ def test_report_curves_and_metrics_are_there(run):
     assert "zoom" in (run / "table.md").read_text()
     stages = [json.loads(line)["stage"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert set(stages) == {"perception", "no_tools", "sft", "grpo"}
+
+
+def test_every_panel_of_the_curves_has_its_metrics(run):
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for panel in PANELS:
+        written = {name for record in records if record["stage"] == panel.stage for name in record}
+        for name in panel.names:
+            found = [one for one in written if one.startswith(name[:-1])] if name.endswith("*") else {name} & written
+            assert found or panel.names[0] != name, f"{panel.title}: no metric {name} among {sorted(written)}"
 
 
 def test_rollout_and_loss_agree_in_the_run(run):

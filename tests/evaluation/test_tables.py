@@ -5,12 +5,14 @@ import pytest
 from rich.console import Console
 
 from medvista_jax.evaluation.tables import (
+    NEEDS,
     ROW_KEYS,
     Protocol,
     check_rows,
     make_row,
     markdown,
     merge_seeds,
+    needless,
     print_table,
     read_rows,
     write_tables,
@@ -74,6 +76,8 @@ Accuracy in percent (95 % Wilson interval), by what an item needs; calls: tool c
 Protocol: data set packaged atlas (implanted targets); split test; 200 items a seed; scorer exact match; \
 decoding greedy; seed 0.
 
+Share of tool calls on items that need none: SFT + GRPO, greedy 0.0 %.
+
 No clinical claim.
 """
     assert markdown(rows, PROTOCOL) == expected
@@ -127,3 +131,22 @@ def test_console_shows_what_the_file_shows():
     print_table([row()], PROTOCOL, Console(file=stream, width=120))
     assert "SFT with tools" in stream.getvalue() and "50.0 (40.4–59.6)" in stream.getvalue()
     assert "Protocol: data set" in stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120, 220])
+def test_no_cell_is_cut_on_any_terminal(width):
+    rows = [row(needs=need, condition=name) for name in ("no_tools", "sft") for need in (*NEEDS, "all")]
+    stream = io.StringIO()
+    print_table(rows, PROTOCOL, Console(file=stream, width=width))
+    text = stream.getvalue()
+    assert "…" not in text.split("Accuracy")[0] and "trained without tools" in text and "50.0" in text
+    assert ("measure" in text) == (width >= 120) and ("(40.4–59.6)" in text) == (width >= 220)
+
+
+def test_share_of_needless_calls_is_weighted_by_items():
+    of = lambda needs, n, calls, **more: row(needs=needs, correct=0, n=n, calls=calls, **more)  # noqa: E731
+    rows = [of("none", 20, 5), of("all", 100, 80), of("none", 40, 0, seed=1), of("all", 60, 20, seed=1)]
+    assert needless(rows) == "Share of tool calls on items that need none: SFT with tools, greedy 5.0 %."
+    silent = [of(need, 10, 0) for need in ("none", "all")]
+    assert needless(silent).endswith("SFT with tools, greedy no calls.")
+    assert needless(rows[:1]) == "" and needless([{**r, "condition": "no_tools"} for r in rows]) == ""
