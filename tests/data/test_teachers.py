@@ -79,7 +79,7 @@ def test_boxes_are_shifted_and_noisy_as_configured():
     middle = (490, 490, 510, 510)
     boxes = np.array([noisy_box(middle, rng, fine) for _ in range(2000)]).astype(float)
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2 * 256 / 1000
-    np.testing.assert_allclose(centre.mean(0) - 128, CONFIG.shift, atol=1.6)  # 4 standard errors of 16 / sqrt(2000), and clipping
+    np.testing.assert_allclose(centre.mean(0) - 128, CONFIG.shift, atol=1.6)  # 4 standard errors, and clipping
     np.testing.assert_allclose(centre.std(0), CONFIG.noise, atol=1.2)
 
 

@@ -105,3 +105,12 @@ def test_the_command_line():
     assert run.returncode == 2 and "unknown command 'nonsense'" in run.stderr
     with pytest.raises(SystemExit):
         dispatch(["doctor", "--requirements", "/no/such/file"])
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    """`doctor | head -1`: the reader closes the pipe before the report is written."""
+    run = subprocess.Popen(
+        [sys.executable, "-m", "medvista_jax", "doctor"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    run.stdout.close()
+    assert run.wait(timeout=120) == 0 and b"Error" not in run.stderr.read()
