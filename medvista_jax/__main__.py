@@ -8,6 +8,7 @@ import sys
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("medvista_jax.evaluation.replay", "play saved trajectories again and compare them bit for bit"),
+    "table": ("medvista_jax.evaluation.tables", "print part of a results table as Markdown"),
     "doctor": ("medvista_jax.runtime.doctor", "print versions, devices and what is missing, with the remedy"),
 }
 """Name -> (module with ``main(arguments) -> exit code``, a line of help); imported only when called."""

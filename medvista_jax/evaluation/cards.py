@@ -78,7 +78,7 @@ def _images(environment: Environment, item, host: Trajectory, row: int, pixels_I
     yield ReportImage("original", display(item.pixels, item.window), tuple(boxes))
     for slot, name in calls:
         low, high = host.views.window_BI2[row, slot]
-        caption = f"image {slot}: {name}" + (f", window {low:.0f} to {high:.0f}" if name == "adjust_window" else "")
+        caption = name + (f", window {low:.0f} to {high:.0f}" if name == "adjust_window" else "")
         shown = pixels_IBhwC[slot][row]
         yield ReportImage(caption, shown[..., 0] if shown.shape[-1] == 1 else shown)
 

@@ -6,8 +6,10 @@ A row is one condition, one kind of need, tools on or off, one decoding, one see
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -242,6 +244,11 @@ def needless(rows: Sequence[Row]) -> str:
 
 def markdown(rows: Sequence[Row], protocol: Protocol) -> str:
     """The table and its protocol as Markdown, with a line feed at the end."""
+    return markdown_table(rows) + "\n" + "\n\n".join(protocol_lines(rows, protocol)) + "\n"
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The table alone, with a line feed at the end."""
     heads, body = layout(rows)
     widths = [max(len(line[k]) for line in [heads, *body]) for k in range(len(heads))]
     # Numbers to the right, names to the left.
@@ -251,7 +258,7 @@ def markdown(rows: Sequence[Row], protocol: Protocol) -> str:
         cells = zip(line, widths, strict=True)
         text.append("| " + " | ".join(c.ljust(w) if k < 3 else c.rjust(w) for k, (c, w) in enumerate(cells)) + " |")
     text.insert(1, "| " + " | ".join(rule) + " |")
-    return "\n".join([*text, "", "\n\n".join(protocol_lines(rows, protocol))]) + "\n"
+    return "\n".join(text) + "\n"
 
 
 def print_table(rows: Sequence[Row], protocol: Protocol, console: Console | None = None) -> None:
@@ -302,3 +309,24 @@ def _line(row: Row) -> tuple[str, bool, str]:
 def _ordered(names: Iterable[str], known: tuple[str, ...]) -> list[str]:
     found = list(dict.fromkeys(names))
     return [name for name in known if name in found] + [name for name in found if name not in known]
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m medvista_jax table``: part of a ``table.json`` as Markdown, to quote."""
+    parser = argparse.ArgumentParser(prog="python -m medvista_jax table", description=main.__doc__)
+    parser.add_argument("path", type=Path, help="a table.json")
+    parser.add_argument("--needs", nargs="+", help="columns, such as: zoom none all")
+    parser.add_argument("--conditions", nargs="+", help="lines, such as: sft sft_grpo")
+    options = parser.parse_args(arguments)
+    try:
+        rows = read_rows(options.path)
+        for key, wanted in (("needs", options.needs), ("condition", options.conditions)):
+            known = list(dict.fromkeys(row[key] for row in rows))
+            if unknown := [name for name in wanted or () if name not in known]:
+                raise ValueError(f"no {key} {', '.join(unknown)}; there are {', '.join(known)}")
+            rows = [row for row in rows if not wanted or row[key] in wanted]
+    except (OSError, ValueError) as error:
+        print(f"{options.path}: {error}", file=sys.stderr)
+        return 2
+    print(markdown_table(rows), end="")
+    return 0

@@ -9,8 +9,10 @@ from medvista_jax.evaluation.tables import (
     ROW_KEYS,
     Protocol,
     check_rows,
+    main,
     make_row,
     markdown,
+    markdown_table,
     merge_seeds,
     needless,
     print_table,
@@ -150,3 +152,15 @@ def test_share_of_needless_calls_is_weighted_by_items():
     silent = [of(need, 10, 0) for need in ("none", "all")]
     assert needless(silent).endswith("SFT with tools, greedy no calls.")
     assert needless(rows[:1]) == "" and needless([{**r, "condition": "no_tools"} for r in rows]) == ""
+
+
+def test_the_command_prints_the_part_asked_for(tmp_path, capsys):
+    rows = [row(condition=name, needs=need) for name in ("sft", "sft_grpo") for need in ("none", "zoom", "all")]
+    write_tables(tmp_path, rows, PROTOCOL)
+    path = str(tmp_path / "table.json")
+    assert main([path]) == 0 and capsys.readouterr().out == markdown_table(rows)
+    assert main([path, "--needs", "zoom", "--conditions", "sft"]) == 0
+    assert capsys.readouterr().out == markdown_table([row()])
+    assert main([path, "--needs", "zoon"]) == 2
+    assert "no needs zoon; there are none, zoom, all" in capsys.readouterr().err
+    assert main([str(tmp_path / "absent.json")]) == 2 and "absent.json" in capsys.readouterr().err
