@@ -127,5 +127,5 @@ def grpo_step(
         )
         new_state = apply_gradients(state, gradients, optimizer)
     metrics |= rollout_metrics(trajectory, terms, config.group)
-    metrics["grad_norm"] = optax.global_norm(gradients)
+    metrics["grad_norm"] = optax.tree.norm(gradients)
     return new_state, metrics

@@ -199,4 +199,4 @@ def perception_step(
     (_, metrics), gradients = jax.value_and_grad(partial(perception_loss, model, config), has_aux=True)(
         state.trainable, state.frozen, pixels_BhwC, labels
     )
-    return apply_gradients(state, gradients, optimizer), metrics | {"gradient_norm": optax.global_norm(gradients)}
+    return apply_gradients(state, gradients, optimizer), metrics | {"gradient_norm": optax.tree.norm(gradients)}

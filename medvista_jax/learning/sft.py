@@ -72,7 +72,7 @@ def sft_step(
         config.chunk,
     )
     metrics |= {
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
         "faults": jnp.mean((trajectory.turns.fault_BR > 0).astype(jnp.float32)),
     }
     return apply_gradients(state, gradients, optimizer), metrics
