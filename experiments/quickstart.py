@@ -67,10 +67,12 @@ class PerceptionStage:
 
 @dataclasses.dataclass(frozen=True)
 class SFTStage:
-    """Scripted trajectories. `without_tools` is the share of prompts that offer none."""
+    """Scripted trajectories. `without_tools` is the share of prompts that offer none; `direct_steps` are those of the
+    policy trained without tools, whose turns are a third as long."""
 
     batch: int = 32
     without_tools: float = 0.15
+    direct_steps: int = 500
     static: SFTConfig = SFTConfig()
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, steps=1200)
 
@@ -91,8 +93,8 @@ class Items:
     """Questions of the pools: for training; of the test split for the table; of it for the report."""
 
     train: int = 6144
-    zoom: int = 512
-    others: int = 440
+    zoom: int = 384
+    others: int = 330
     report: int = 36
     at_once: int = 256
 
@@ -122,7 +124,7 @@ def shortened(config: Quickstart) -> Quickstart:
     return dataclasses.replace(
         config,
         perception=few(config.perception, 4),
-        sft=dataclasses.replace(few(config.sft, 4), batch=16),
+        sft=dataclasses.replace(few(config.sft, 4), batch=16, direct_steps=4),
         grpo=dataclasses.replace(few(config.grpo, 3), prompts=4),
         items=Items(train=240, zoom=32, others=40, report=36, at_once=36),
     )
@@ -168,7 +170,8 @@ def train_sft(
     """Stage 2: connector and decoder learn the teacher's trajectories, or direct answers when `tools` is off."""
     stage, setting = config.sft, config.setting
     static = stage.static
-    optimizer = stage.optimizer.build()
+    steps = stage.optimizer.steps if tools else stage.direct_steps
+    optimizer = dataclasses.replace(stage.optimizer, steps=steps).build()
     params = {name: part for name, part in before.params().items() if name != "head"}
 
     def batch(number: int):
@@ -185,7 +188,7 @@ def train_sft(
     return run_stage(
         Stage(
             name="sft" if tools else "no_tools",
-            steps=stage.optimizer.steps,
+            steps=steps,
             identity=fingerprint([run["parent"], stage, static, config.teacher, tools]),
             step=lambda state, batch: sft_step(setting.model, optimizer, static, setting.environment, state, *batch),
             batch=batch,
@@ -257,7 +260,7 @@ def truncate_stale(folder: Path, config: Quickstart) -> None:
         return
     ends = {
         "perception": config.perception.optimizer.steps,
-        "no_tools": config.sft.optimizer.steps,
+        "no_tools": config.sft.direct_steps,
         "sft": config.sft.optimizer.steps,
         "grpo": config.grpo.optimizer.steps,
     }

@@ -29,7 +29,7 @@ class SFTConfig:
     """
 
     buckets: tuple[Bucket, ...] = (Bucket(64, 1), Bucket(112, 2), Bucket(176, 3))
-    chunk: int = 16
+    chunk: int = 8
 
 
 def chunk_loss(
