@@ -7,14 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import transformers
-from safetensors.numpy import load_file
 
-from medvista_jax.models import qwen3_vl as qwen3_vl_port
-from medvista_jax.models.names import nest, to_leaf
-from medvista_jax.models.qwen3_vl import params as qwen3_vl_params
+from medvista_jax import models
 from tests.parity.reference import Pair, assemble, make_pair
 
 VOCAB = 160
@@ -52,20 +48,6 @@ QWEN3_VISION = {
 SPECIAL = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
 
 
-PORTS = {"qwen3_vl": (qwen3_vl_port.Qwen3VL, qwen3_vl_params)}
-"""By ``model_type``: class and names."""
-
-
-def load(folder, dtype):
-    """A port from a folder, whole and at once."""
-    config = transformers.AutoConfig.from_pretrained(folder)
-    cls, params = PORTS[config.model_type]
-    tensors = load_file(folder / "model.safetensors")
-    ours = params.config_from_hub(config, tied="lm_head.weight" not in tensors)
-    leaves = {e.path: jnp.asarray(to_leaf(e, tensors[e.hub]), dtype) for e in params.entries(ours)}
-    return cls(ours), nest(leaves)
-
-
 def qwen3_vl(text: dict = {}, vision: dict = {}, tied: bool = False, seed: int = 0) -> Pair:  # noqa: B006
     """Qwen3-VL: DeepStack from two of four layers, interleaved M-RoPE."""
     return _pair("Qwen3VL", json.dumps([QWEN3_TEXT | text, QWEN3_VISION | vision, SPECIAL, tied, seed]))
@@ -77,7 +59,7 @@ def _pair(name: str, settings: str) -> Pair:
     config = getattr(transformers, f"{name}Config")(
         text_config=text, vision_config=vision, tie_word_embeddings=tied, **top
     )
-    return make_pair(config, getattr(transformers, f"{name}ForConditionalGeneration"), load, seed)
+    return make_pair(config, getattr(transformers, f"{name}ForConditionalGeneration"), models.load, seed)
 
 
 def qwen_inputs(
