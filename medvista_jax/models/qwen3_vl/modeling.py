@@ -161,7 +161,6 @@ class Qwen3VL(QwenModel):
     """The model as pure functions; see :class:`medvista_jax.models.vlm.VisionLanguageModel`."""
 
     config: Qwen3VLConfig
-    image_size: tuple[int, int] = (256, 256)
 
     def init(self, key: Array) -> Params:
         c = self.config.vision
