@@ -144,7 +144,6 @@ class Qwen25VL(QwenModel):
     embeddings ``[N, L, E]`` alone."""
 
     config: Qwen25VLConfig
-    image_size: tuple[int, int] = (252, 252)
 
     def init(self, key: Array) -> Params:
         c = self.config.vision
