@@ -104,8 +104,9 @@ def test_a_window_layer_sees_its_window_only(tmp_path):
     """A changed pixel moves the embeddings of its own window, and no other where no layer is full."""
     config = small(tmp_path, fullatt_block_indexes=[])
     model = Qwen25VL(config, (12, 20))  # 3 x 5 embeddings in windows of 2 x 2: partial to the right and below
-    params = model.init(jax.random.key(0))
-    views = np.random.default_rng(0).integers(0, 256, (1, 12, 20, 1)).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), model.abstract_params())
+    views = rng.integers(0, 256, (1, 12, 20, 1)).astype(np.uint8)
     run = jax.jit(model.encode_images)
     before = np.asarray(run(params, jnp.asarray(views)))[0]
     for row, column in ((0, 0), (0, 4), (2, 1), (2, 4)):

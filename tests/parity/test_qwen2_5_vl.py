@@ -70,6 +70,13 @@ def test_layers_of_full_attention(full):
     protocol.check_logits(pair, qwen_inputs(pair, ([2, (10, 14), 3],)))
 
 
+def test_epsilon_of_the_tower():
+    """Nearly nothing to see: the first norm's epsilon is as large as what it is added to."""
+    inputs = qwen_inputs(qwen2_5_vl(), TWO_ROWS)
+    inputs["pixel_values"] *= np.float32(1e-3)
+    protocol.check_logits(qwen2_5_vl(), inputs)
+
+
 OTHER_SHAPES = {
     "merge of 1": {"vision": {"spatial_merge_size": 1}},
     "merge of 3": {"vision": {"spatial_merge_size": 3, "window_size": 24}},
