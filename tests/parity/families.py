@@ -23,7 +23,7 @@ VOCAB = 160
 START, IMAGE, END, VIDEO = 150, 151, 152, 153
 
 
-def mrope(section: list[int], interleaved: bool = False, theta: float = 500.0) -> dict:
+def mrope(section: list[int], interleaved: bool = False, theta: float = 50.0) -> dict:
     """Rotary settings; the usual theta is small, so that every frequency turns within a short test."""
     settings = {"rope_type": "default", "rope_theta": theta, "mrope_section": section}
     return settings | ({"mrope_interleaved": True} if interleaved else {})
@@ -36,8 +36,8 @@ QWEN3_TEXT = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 16,
-    "rope_parameters": mrope([4, 2, 2], interleaved=True),
+    "head_dim": 24,
+    "rope_parameters": mrope([6, 4, 2], interleaved=True),
 }
 QWEN3_VISION = {
     "depth": 4,

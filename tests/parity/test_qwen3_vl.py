@@ -49,14 +49,15 @@ def test_grouped_queries_and_tied_heads(kv_heads, tied):
 OTHER_SHAPES = {
     "attention biases": {"text": {"attention_bias": True}},
     "one DeepStack layer": {"vision": {"deepstack_visual_indexes": [3]}},
+    "DeepStack layers out of order": {"vision": {"deepstack_visual_indexes": [3, 0, 1]}},
     "no DeepStack": {"vision": {"deepstack_visual_indexes": []}},
     "as many DeepStack layers as decoder layers": {"vision": {"deepstack_visual_indexes": [0, 1, 3]}},
     "merge of 1": {"vision": {"spatial_merge_size": 1}},
     "merge of 3": {"vision": {"spatial_merge_size": 3}},
     "one frame": {"vision": {"temporal_patch_size": 1}},
     "grid smaller than the image": {"vision": {"num_position_embeddings": 9}},
-    "wide heads": {"text": {"head_dim": 24, "rope_parameters": families.mrope([6, 3, 3], True)}},
-    "other sections": {"text": {"rope_parameters": families.mrope([3, 3, 2], True, 1e6)}},
+    "narrow heads": {"text": {"head_dim": 8, "rope_parameters": families.mrope([2, 1, 1], True)}},
+    "other sections": {"text": {"rope_parameters": families.mrope([4, 4, 4], True, 1e6)}},
     "other epsilon and activation": {"text": {"rms_norm_eps": 1e-2, "hidden_act": "gelu"}},
 }
 
@@ -97,7 +98,9 @@ def test_what_must_matter(path):
     assert gap(without, their_logits(pair, inputs), inputs["attention_mask"]) > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("decoder", [{"mrope_section": (2, 4, 2)}, {"mrope_interleaved": False}])
+@pytest.mark.parametrize(
+    "decoder", [{"mrope_section": (6, 2, 4)}, {"mrope_section": (2, 6, 4)}, {"mrope_interleaved": False}]
+)
 def test_rotary_axes_matter(decoder):
     pair = qwen3_vl()
     inputs = qwen_inputs(pair, TWO_ROWS)
