@@ -17,55 +17,9 @@ from medvista_jax.models.names import flatten, shape_on_disk
 from medvista_jax.models.qwen2_5_vl import Qwen25VL
 from medvista_jax.models.qwen2_5_vl.modeling import window_order
 from medvista_jax.models.qwen2_5_vl.params import RULES, config_from_hub, entries
+from tests.parity.published import CONFIGS
 
-SEVEN = {
-    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-    "hidden_act": "silu",
-    "hidden_size": 3584,
-    "image_token_id": 151655,
-    "intermediate_size": 18944,
-    "max_position_embeddings": 128000,
-    "max_window_layers": 28,
-    "model_type": "qwen2_5_vl",
-    "num_attention_heads": 28,
-    "num_hidden_layers": 28,
-    "num_key_value_heads": 4,
-    "rms_norm_eps": 1e-06,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-    "rope_theta": 1000000.0,
-    "sliding_window": 32768,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "use_sliding_window": False,
-    "vision_config": {
-        "depth": 32,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-        "hidden_act": "silu",
-        "hidden_size": 1280,
-        "in_chans": 3,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": 3584,
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "spatial_patch_size": 14,
-        "temporal_patch_size": 2,
-        "tokens_per_second": 2,
-        "window_size": 112,
-    },
-    "vocab_size": 152064,
-}
-"""Facts of the published 7B folder, in its flat layout."""
-THREE = SEVEN | {
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "num_attention_heads": 16,
-    "num_hidden_layers": 36,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-    "vision_config": SEVEN["vision_config"] | {"out_hidden_size": 2048},
-    "vocab_size": 151936,
-}
+SEVEN, THREE = CONFIGS["Qwen2.5-VL-7B"], CONFIGS["Qwen2.5-VL-3B"]
 
 
 def read(folder, settings):
