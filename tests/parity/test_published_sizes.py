@@ -12,7 +12,13 @@ from medvista_jax.models.families import FAMILIES, read_config
 from medvista_jax.models.names import flatten, shape_on_disk
 from tests.parity.published import CONFIGS
 
-PARAMETERS = {"Qwen3-VL-2B": 2.13e9, "Qwen3-VL-4B": 4.44e9, "Qwen3-VL-8B": 8.77e9}
+PARAMETERS = {
+    "Qwen2.5-VL-3B": 3.75e9,
+    "Qwen2.5-VL-7B": 8.29e9,
+    "Qwen3-VL-2B": 2.13e9,
+    "Qwen3-VL-4B": 4.44e9,
+    "Qwen3-VL-8B": 8.77e9,
+}
 """As the model cards have it."""
 
 
