@@ -16,13 +16,15 @@ from medvista_jax.models.vlm import Features
 
 
 class Batch(NamedTuple):
-    """The arguments of :meth:`medvista_jax.models.vlm.VisionLanguageModel.forward` behind ``params``."""
+    """The arguments of :meth:`medvista_jax.models.vlm.VisionLanguageModel.forward` behind ``params``, and ``next_B``:
+    the rotary position at which each row goes on."""
 
     tokens_BT: Array
     feature_BT: Array
     features: Features
     positions_BTZ: Array
     valid_BT: Array
+    next_B: Array
 
 
 def hub_batch(
@@ -71,13 +73,13 @@ def hub_batch(
     start_B = jnp.zeros((len(tokens_BT),), jnp.int32)
     if model.position_axes == 3:
         table_BL3 = np.zeros((1, 1, 3), np.int32) if places is None else places[index_BL]
-        positions_BTZ, _ = grid_positions(
+        positions_BTZ, next_B = grid_positions(
             start_B, jnp.asarray(valid_BT), jnp.asarray(feature_BT), jnp.asarray(table_BL3)
         )
     else:
-        positions_BTZ, _ = model.positions(start_B, jnp.asarray(valid_BT), jnp.asarray(feature_BT))
+        positions_BTZ, next_B = model.positions(start_B, jnp.asarray(valid_BT), jnp.asarray(feature_BT))
     tokens_BT = jnp.asarray(tokens_BT, jnp.int32)
-    return Batch(tokens_BT, jnp.asarray(feature_BT), own, positions_BTZ, jnp.asarray(valid_BT))
+    return Batch(tokens_BT, jnp.asarray(feature_BT), own, positions_BTZ, jnp.asarray(valid_BT), next_B)
 
 
 def _no_features(model: HubModel) -> Features:
@@ -90,5 +92,5 @@ def _no_features(model: HubModel) -> Features:
 @partial(jax.jit, static_argnames=("model",))
 def hub_logits(model: HubModel, params: Params, batch: Batch) -> Array:
     """float32 logits ``[B, T, V]`` of a batch, padding included (where they mean nothing)."""
-    hidden_BTE, _ = model.forward(params, *batch)
+    hidden_BTE, _ = model.forward(params, *batch[:5])
     return model.logits(params, hidden_BTE)

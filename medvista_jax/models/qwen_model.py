@@ -21,7 +21,13 @@ class QwenModel(HubModel):
     """Base of the two families. Subclasses give ``init`` and ``encode_patches(params, patches_NPD, grid)``: the
     features ``[N, L, …]`` of images of one static grid, patches in merge order."""
 
+    def default_image_size(self) -> tuple[int, int]:
+        """The square of whole merged patches nearest to 256 pixels a side."""
+        unit = self.config.vision.patch * self.config.vision.merge
+        return (max(1, round(256 / unit)) * unit,) * 2
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         c = self.config.vision
         unit = c.patch * c.merge
         if any(side < unit or side % unit for side in self.image_size):
