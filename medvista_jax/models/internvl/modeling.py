@@ -250,18 +250,16 @@ class Connector(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class InternVL(HubModel):
-    """The model as pure functions; see :class:`medvista_jax.models.vlm.VisionLanguageModel`.
-
-    Attributes:
-      image_size: as in the base; ``None`` is the size of the configuration's own tiles.
-    """
+    """The model as pure functions; see :class:`medvista_jax.models.vlm.VisionLanguageModel`."""
 
     config: InternVLConfig
-    image_size: tuple[int, int] | None = None
+
+    def default_image_size(self) -> tuple[int, int]:
+        """The configuration's own tiles."""
+        return self.config.vision.image_size
 
     def __post_init__(self) -> None:
-        if self.image_size is None:
-            object.__setattr__(self, "image_size", self.config.vision.image_size)
+        super().__post_init__()
         self.config.side(*self.image_size)
 
     @property
