@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -20,6 +23,7 @@ from medvista_jax.models.names import flatten, nest, to_hub, to_leaf
 from tests import tiny
 from tests.parity import families, protocol
 from tests.parity.families import internvl, internvl_inputs
+from tests.parity.published import CONFIGS
 from tests.parity.reference import TOLERANCE, changed, gap, our_batch, our_logits, their_logits
 
 TWO_ROWS = ([5, (20, 60), 3, (16, 16), 4], [2, (37, 16), 7])
@@ -125,6 +129,28 @@ def test_gradients():
 
 def test_bfloat16():
     protocol.check_bfloat16(internvl(), internvl_inputs(internvl(), TWO_ROWS))
+
+
+@pytest.mark.parametrize("part", ["connector", "query and key norms"])
+def test_epsilons_that_no_configuration_holds(part):
+    """Values so small that the epsilons of those norms decide."""
+    pair = internvl(vision={"use_qk_norm": True})
+    theirs, ours, small = copy.deepcopy(pair.theirs.model), pair.params, 2e-3
+    pixels = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    for name, parameter in theirs.named_parameters():
+        q_or_k = re.search(r"[qk]_proj.weight$", name) and part != "connector"
+        if q_or_k or (part == "connector" and re.search(r"lambda|cls_token|position_emb|projection\.", name)):
+            parameter.data.mul_(small)
+    paths = [f"vision/layer_{i}/{x}" for i in range(3) for x in ("q/kernel", "k/kernel")]
+    if part == "connector":
+        paths = ["vision/cls", "vision/position", "vision/patch"]
+        paths += [f"vision/layer_{i}/lambda_{n}" for i in range(3) for n in (1, 2)]
+    for path in paths:
+        ours = changed(ours, path, lambda leaf: leaf * small)
+    with torch.no_grad():
+        expected = theirs.get_image_features(torch.tensor(pixels)).pooler_output.numpy()
+    got = np.asarray(pair.model.encode_tiles(ours, jnp.asarray(pixels)))
+    np.testing.assert_allclose(got, expected, atol=TOLERANCE * np.abs(expected).max())
 
 
 MATTERS = [
@@ -287,6 +313,14 @@ def test_tiles_must_fit():
         modeling.InternVL(config, (16, 16))
     with pytest.raises(ValueError, match=r"\[tiles, 3, h, w\], not \(2, 48\)"):
         internvl().model.encode_inputs(internvl().params, np.zeros((2, 48), np.float32))
+
+
+def test_published_tiles_cost_256_embeddings(tmp_path):
+    """And the configuration's rotary settings of older layouts are read."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS["InternVL3-8B"]))
+    config = params.config_from_hub(transformers.AutoConfig.from_pretrained(tmp_path))
+    assert modeling.InternVL(config).image_size == (448, 448) and modeling.InternVL(config).tokens_per_image == 256
+    assert config.decoder.rope_theta == 1e6 and config.decoder.qkv_bias and not config.decoder.output_bias
 
 
 def test_model_is_a_static_argument():
