@@ -113,6 +113,25 @@ def test_tiles_of_other_sizes(tile):
     protocol.check_logits(internvl(), internvl_inputs(internvl(), TWO_ROWS, tile=tile, most=2))
 
 
+def test_tiles_are_encoded_some_at_a_time(monkeypatch):
+    pair = internvl()
+    inputs = internvl_inputs(pair, TWO_ROWS)
+    monkeypatch.setattr(modeling, "TILES_AT_ONCE", 3)  # of 8
+    protocol.check_logits(pair, inputs)
+
+
+def test_means_far_from_zero():
+    """LayerNorm's variance does not cancel where a checkpoint's activations stand far from 0."""
+    pair, pixels = internvl(), np.zeros((1, 3, 16, 16), np.float32)
+    theirs = copy.deepcopy(pair.theirs.model)
+    theirs.vision_tower.embeddings.position_embeddings.data.add_(100.0)
+    with torch.no_grad():
+        expected = theirs.get_image_features(torch.tensor(pixels)).pooler_output.numpy()
+    ours = changed(pair.params, "vision/position", lambda leaf: leaf + 100.0)
+    got = np.asarray(pair.model.encode_tiles(ours, jnp.asarray(pixels)))
+    np.testing.assert_allclose(got, expected, atol=TOLERANCE * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("left", [False, (True, False)])
 def test_cached_decode_at_every_step(left):
     protocol.check_cached_decode(internvl(), internvl_inputs(internvl(), TWO_ROWS, left))
@@ -311,8 +330,9 @@ def test_tiles_must_fit():
     config = dataclasses.replace(internvl().model.config, vision=oblong)
     with pytest.raises(ValueError, match="24 learned positions .* cannot be resampled"):
         modeling.InternVL(config, (16, 16))
-    with pytest.raises(ValueError, match=r"\[tiles, 3, h, w\], not \(2, 48\)"):
-        internvl().model.encode_inputs(internvl().params, np.zeros((2, 48), np.float32))
+    for shape in [(2, 48), (2, 1, 16, 16), (0, 3, 16, 16)]:
+        with pytest.raises(ValueError, match=r"must be \[tiles, 3, h, w\] .*, not \(" + str(shape)[1:-1]):
+            internvl().model.encode_inputs(internvl().params, np.zeros(shape, np.float32))
 
 
 def test_published_tiles_cost_256_embeddings(tmp_path):

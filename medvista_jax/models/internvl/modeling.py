@@ -24,6 +24,8 @@ from medvista_jax.models.vlm import Features
 
 QK_NORM_EPSILON = 1e-6
 PROJECTOR_EPSILON = 1e-5
+TILES_AT_ONCE = 16
+"""Attention scores of a tile take 67 MB with the hub's sizes, and a large image is 13 tiles."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,10 +308,14 @@ class InternVL(HubModel):
         """
         del image_grid_thw
         channels = len(self.config.image_mean)
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
-            raise ValueError(f"pixel_values must be [tiles, {channels}, h, w], not {pixel_values.shape}")
-        features_NLE = _encode(self, params, jnp.asarray(pixel_values))
-        return features_NLE.reshape(-1, features_NLE.shape[-1]), None
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or not len(pixel_values):
+            raise ValueError(
+                f"pixel_values must be [tiles, {channels}, h, w] with a tile at least, not {pixel_values.shape}; "
+                "leave them out for text alone"
+            )
+        starts = range(0, len(pixel_values), TILES_AT_ONCE)
+        parts = [_encode(self, params, jnp.asarray(pixel_values[at : at + TILES_AT_ONCE])) for at in starts]
+        return jnp.concatenate(parts).reshape(-1, parts[0].shape[-1]), None
 
 
 @partial(jax.jit, static_argnames=("model",))
