@@ -17,6 +17,7 @@ import transformers
 from PIL import Image
 from safetensors.numpy import load_file
 
+from medvista_jax import models
 from medvista_jax.models.inputs import hub_logits
 from medvista_jax.models.internvl import modeling, params
 from medvista_jax.models.names import flatten, nest, to_hub, to_leaf
@@ -264,6 +265,21 @@ def test_names_in_both_directions(tied):
         np.testing.assert_array_equal(to_hub(entry, np.asarray(leaves[entry.path])), on_disk[entry.hub])
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_saved_folder_opens_in_transformers(tied, tmp_path):
+    """Loaded, changed and saved; transformers computes what we do."""
+    pair = internvl(tied=tied)
+    model, leaves = models.load(pair.folder)
+    assert model == pair.model and tiny.same_bits(leaves, pair.params)
+    leaves = jax.tree.map(lambda leaf: leaf * 1.25, leaves)
+    models.save(model, leaves, tmp_path / "out")
+    theirs = transformers.InternVLForConditionalGeneration.from_pretrained(
+        tmp_path / "out", attn_implementation="eager"
+    )
+    changed_pair = dataclasses.replace(pair, theirs=theirs.eval(), params=leaves)
+    protocol.check_logits(changed_pair, internvl_inputs(pair, TWO_ROWS))
+
+
 def test_names_in_memory_are_aliases():
     """A checkpoint with the names that transformers uses in memory is the same checkpoint."""
     pair = internvl()
@@ -297,6 +313,7 @@ BAD_SETTINGS = {
     "vision_feature_select_strategy 'cls'": {"top": {"vision_feature_select_strategy": "cls"}},
     "downsample_ratio 0.3 is not 1 over": {"top": {"downsample_ratio": 0.3}},
     "downsample_ratio 2.0 is not 1 over": {"top": {"downsample_ratio": 2.0}},
+    "16 x 24 pixels gives 4 x 6 patches": {"vision": {"image_size": [16, 24]}},
 }
 
 

@@ -40,7 +40,7 @@ def config_from_hub(config: Any, tied: bool | None = None) -> InternVLConfig:
         its text configuration, which often says the opposite.
 
     Raises:
-      ValueError: a setting that is not ported.
+      ValueError: a setting that is not ported, or tiles that do not fit the pixel shuffle.
     """
     vision, text = config.vision_config, config.text_config
     _known("text_config.model_type", text.model_type, DECODERS)
@@ -54,7 +54,7 @@ def config_from_hub(config: Any, tied: bool | None = None) -> InternVLConfig:
     merge = round(1 / config.downsample_ratio)
     if merge < 1 or merge * config.downsample_ratio != 1:
         raise ValueError(f"downsample_ratio {config.downsample_ratio} is not 1 over a whole number")
-    return InternVLConfig(
+    ours = InternVLConfig(
         vision=VisionConfig(
             width=vision.hidden_size,
             layers=vision.num_hidden_layers,
@@ -79,6 +79,8 @@ def config_from_hub(config: Any, tied: bool | None = None) -> InternVLConfig:
         feature_layer=config.vision_feature_layer,
         keep_cls=config.vision_feature_select_strategy == "full",
     )
+    ours.side(*ours.vision.image_size)
+    return ours
 
 
 def _known(name: str, value: Any, known: Any) -> None:
