@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from medvista_jax.core.types import Array
 from medvista_jax.models.vlm import KVCache, chunk_mask, write_cache
@@ -14,7 +17,18 @@ from medvista_jax.models.vlm import KVCache, chunk_mask, write_cache
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Shape of a causal decoder."""
+    """Shape of a causal decoder.
+
+    Attributes:
+      activation: key of :data:`ACTIVATIONS`; ``"relu"`` is 1.3 times faster than ``"silu"`` on a CPU.
+      tied: the output embedding is the input embedding.
+      qkv_bias, output_bias: whether those projections of attention have biases.
+      qk_norm: RMSNorm over the head width of queries and keys before they are turned (Qwen3).
+      mrope_section: how many rotary frequencies belong to time, row and column (M-RoPE, arXiv 2409.12191); empty for
+        plain rotary embeddings.
+      mrope_interleaved: frequencies take turns between the axes (Qwen3-VL) instead of lying in three runs (Qwen2.5-VL).
+      embedding_scale: factor on input embeddings; ``None`` is the square root of the width.
+    """
 
     vocab_size: int
     width: int = 96
@@ -25,7 +39,41 @@ class DecoderConfig:
     feed_forward: int = 256
     rope_theta: float = 10_000.0
     norm_epsilon: float = 1e-6
-    activation: str = "silu"  # silu (Qwen, Llama) or relu (1.3 times faster on a CPU)
+    activation: str = "silu"
+    tied: bool = True
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: bool = False
+    mrope_section: tuple[int, ...] = ()
+    mrope_interleaved: bool = False
+    embedding_scale: float | None = None
+
+    @property
+    def position_axes(self) -> int:
+        """Z: 3 with M-RoPE, else 1."""
+        return len(self.mrope_section) or 1
+
+    def rotary_axes(self) -> np.ndarray:
+        """Which position axis turns each of the ``head_dim / 2`` frequencies: int ``[N]``."""
+        count = self.head_dim // 2
+        if not self.mrope_section:
+            return np.zeros(count, np.int32)
+        if not self.mrope_interleaved:
+            return np.repeat(np.arange(len(self.mrope_section)), self.mrope_section)[:count]
+        axis_N = np.zeros(count, np.int32)
+        for axis in (1, 2):
+            axis_N[axis : 3 * self.mrope_section[axis] : 3] = axis
+        return axis_N
+
+
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+}
+"""By the names that hub configurations use."""
 
 
 class RMSNorm(nn.Module):
@@ -46,11 +94,17 @@ def _last_axis(vector_E: Array, rank: int) -> Array:
     return vector_E.reshape((1,) * (rank - 1) + vector_E.shape)
 
 
-def rotary_tables(positions_BTZ: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
-    """Cosine and sine ``[B, T, 1, D/2]`` of rotary embeddings (arXiv 2104.09864), first position axis."""
-    exponent_N = jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim
-    frequency_N = theta**-exponent_N
-    angle_BTN = positions_BTZ[..., :1].astype(jnp.float32) * frequency_N[None, None, :]
+def rotary_frequencies(head_dim: int, theta: float) -> np.ndarray:
+    """Angles per position, float32 ``[head_dim / 2]``, rounded as the hub's models round them (arXiv 2104.09864)."""
+    exponent_N = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    return np.float32(1.0) / np.float32(theta) ** exponent_N
+
+
+def rotary_tables(positions_BTZ: Array, config: DecoderConfig) -> tuple[Array, Array]:
+    """Cosine and sine ``[B, T, 1, D/2]``, each frequency at the position of its own axis."""
+    frequency_N = rotary_frequencies(config.head_dim, config.rope_theta)
+    position_BTN = positions_BTZ[:, :, config.rotary_axes()].astype(jnp.float32)
+    angle_BTN = position_BTN * frequency_N[None, None, :]
     return jnp.cos(angle_BTN)[:, :, None, :], jnp.sin(angle_BTN)[:, :, None, :]
 
 
@@ -65,22 +119,27 @@ def rotate(x_BTHD: Array, tables: tuple[Array, Array]) -> Array:
     return jnp.concatenate(turned, axis=-1).astype(x_BTHD.dtype)
 
 
-def attend(q_BTHD: Array, k_BKSD: Array, v_BKSD: Array, mask_BTS: Array) -> Array:
-    """Grouped-query attention, softmax in float32. Rows without a single visible slot give finite values."""
+def attend(q_BTHD: Array, k_BKSD: Array, v_BKSD: Array, mask_BTS: Array | None) -> Array:
+    """Grouped-query attention, softmax in float32: ``[B, T, H * D]``.
+
+    Rows without a single visible slot give finite values. Without a mask everybody sees everything.
+    """
     batch, length, heads, head_dim = q_BTHD.shape
     kv_heads = k_BKSD.shape[1]
     shared = heads // kv_heads
     # Queries that share keys stand side by side (M = T * shared): one matrix product a row and KV head.
     q_BKMD = q_BTHD.reshape(batch, length, kv_heads, shared, head_dim).transpose(0, 2, 1, 3, 4)
     q_BKMD = q_BKMD.reshape(batch, kv_heads, length * shared, head_dim) * head_dim**-0.5
-    mask_BMS = jnp.repeat(mask_BTS, shared, axis=1) if shared > 1 else mask_BTS
     if length == 1:
         # Decoding: the cache is the left operand; as the right one a CPU would transpose all of it at every token.
         scores_BKSM = jax.lax.dot_general(k_BKSD, q_BKMD, (((3,), (3,)), ((0, 1), (0, 1))))
         scores_BKMS = scores_BKSM.swapaxes(2, 3)
     else:
         scores_BKMS = jnp.einsum("bkmd,bksd->bkms", q_BKMD, k_BKSD)
-    scores_BKMS = jnp.where(mask_BMS[:, None], scores_BKMS.astype(jnp.float32), -1e30)
+    scores_BKMS = scores_BKMS.astype(jnp.float32)
+    if mask_BTS is not None:
+        mask_BMS = jnp.repeat(mask_BTS, shared, axis=1) if shared > 1 else mask_BTS
+        scores_BKMS = jnp.where(mask_BMS[:, None], scores_BKMS, -1e30)
     weights_BKMS = jax.nn.softmax(scores_BKMS, axis=-1).astype(v_BKSD.dtype)
     out_BKMD = jnp.einsum("bkms,bksd->bkmd", weights_BKMS, v_BKSD)
     out_BKTND = out_BKMD.reshape(batch, kv_heads, length, shared, head_dim)
@@ -102,12 +161,18 @@ class Block(nn.Module):
         start: Array | int,
     ) -> tuple[Array, tuple[Array, Array] | None]:
         c = self.config
-        dense = lambda width, name: nn.Dense(width, use_bias=False, name=name, dtype=x_BTE.dtype)  # noqa: E731
+
+        def dense(width: int, name: str, bias: bool = False) -> nn.Dense:
+            return nn.Dense(width, use_bias=bias, name=name, dtype=x_BTE.dtype)
+
         batch, length, _ = x_BTE.shape
         y_BTE = RMSNorm(c.norm_epsilon, name="attention_norm")(x_BTE)
-        q_BTHD = dense(c.heads * c.head_dim, "q")(y_BTE).reshape(batch, length, c.heads, c.head_dim)
-        k_BTKD = dense(c.kv_heads * c.head_dim, "k")(y_BTE).reshape(batch, length, c.kv_heads, c.head_dim)
-        v_BTKD = dense(c.kv_heads * c.head_dim, "v")(y_BTE).reshape(batch, length, c.kv_heads, c.head_dim)
+        q_BTHD = dense(c.heads * c.head_dim, "q", c.qkv_bias)(y_BTE).reshape(batch, length, c.heads, c.head_dim)
+        k_BTKD = dense(c.kv_heads * c.head_dim, "k", c.qkv_bias)(y_BTE).reshape(batch, length, c.kv_heads, c.head_dim)
+        v_BTKD = dense(c.kv_heads * c.head_dim, "v", c.qkv_bias)(y_BTE).reshape(batch, length, c.kv_heads, c.head_dim)
+        if c.qk_norm:
+            q_BTHD = RMSNorm(c.norm_epsilon, name="q_norm")(q_BTHD)
+            k_BTKD = RMSNorm(c.norm_epsilon, name="k_norm")(k_BTKD)
         k_BKSD = rotate(k_BTKD, tables).transpose(0, 2, 1, 3)
         v_BKSD = v_BTKD.transpose(0, 2, 1, 3)
         if layer_cache is not None:
@@ -116,31 +181,38 @@ class Block(nn.Module):
             # Without the barrier the write is fused twice, and each of the two needs a copy of the cache.
             k_BKSD, v_BKSD = layer_cache = jax.lax.optimization_barrier((k_BKSD, v_BKSD))
         mixed_BTE = attend(rotate(q_BTHD, tables), k_BKSD, v_BKSD, mask_BTS)
-        x_BTE = x_BTE + dense(c.width, "o")(mixed_BTE)
+        x_BTE = x_BTE + dense(c.width, "o", c.output_bias)(mixed_BTE)
         y_BTE = RMSNorm(c.norm_epsilon, name="feed_forward_norm")(x_BTE)
-        activation = {"silu": jax.nn.silu, "relu": jax.nn.relu}[c.activation]
-        gate_BTF = activation(dense(c.feed_forward, "gate")(y_BTE))
+        gate_BTF = ACTIVATIONS[c.activation](dense(c.feed_forward, "gate")(y_BTE))
         y_BTE = dense(c.width, "down")(gate_BTF * dense(c.feed_forward, "up")(y_BTE))
         return x_BTE + y_BTE, layer_cache
 
 
 class Decoder(nn.Module):
-    """Causal decoder over embeddings, tied output embedding."""
+    """Causal decoder over embeddings."""
 
     config: DecoderConfig
 
     def setup(self) -> None:
         c = self.config
-        self.embedding_VE = self.param("embedding", nn.initializers.normal(c.width**-0.5), (c.vocab_size, c.width))
+        shape, normal = (c.vocab_size, c.width), nn.initializers.normal(c.width**-0.5)
+        self.embedding_VE = self.param("embedding", normal, shape)
+        if not c.tied:
+            self.head_VE = self.param("head", normal, shape)
         self.blocks = [Block(c, name=f"layer_{i}") for i in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_epsilon, name="final_norm")
 
     def embed(self, tokens_BT: Array) -> Array:
-        """Embeddings, of unit variance at the start: far below it images would drown the text."""
-        return self.embedding_VE[tokens_BT] * self.config.width**0.5
+        """Embeddings. At the start they should have unit variance: far below it images would drown the text."""
+        x_BTE = self.embedding_VE[tokens_BT]
+        scale = self.config.embedding_scale
+        scale = self.config.width**0.5 if scale is None else scale
+        return x_BTE if scale == 1.0 else x_BTE * scale
 
     def logits(self, hidden_NE: Array) -> Array:
-        return jnp.einsum("...e,ve->...v", hidden_NE, self.embedding_VE).astype(jnp.float32)
+        """float32 ``[…, V]``."""
+        head_VE = self.embedding_VE if self.config.tied else self.head_VE
+        return jnp.einsum("...e,ve->...v", hidden_NE, head_VE).astype(jnp.float32)
 
     def __call__(
         self,
@@ -149,9 +221,15 @@ class Decoder(nn.Module):
         valid_BT: Array,
         cache: KVCache | None,
         start: Array | int,
+        deepstack: tuple[Array, ...] = (),
     ) -> tuple[Array, KVCache | None]:
+        """Hidden states after the last norm; see :meth:`medvista_jax.models.vlm.VisionLanguageModel.forward`.
+
+        Args:
+          deepstack: ``[B, T, E]`` each, 0 at text; the i-th is added to what layer i gives (arXiv 2406.04334).
+        """
         c = self.config
-        tables = rotary_tables(positions_BTZ, c.head_dim, c.rope_theta)
+        tables = rotary_tables(positions_BTZ, c)
         if cache is None:
             valid_BS = valid_BT
             start = 0
@@ -163,6 +241,8 @@ class Decoder(nn.Module):
         for i, block in enumerate(self.blocks):
             layer_cache = None if cache is None else (cache.keys[i], cache.values[i])
             x_BTE, layer_cache = block(x_BTE, tables, mask_BTS, layer_cache, start)
+            if i < len(deepstack):
+                x_BTE = x_BTE + deepstack[i]
             if layer_cache is not None:
                 keys.append(layer_cache[0])
                 values.append(layer_cache[1])
@@ -170,3 +250,10 @@ class Decoder(nn.Module):
         if cache is None:
             return hidden_BTE, None
         return hidden_BTE, KVCache(keys=tuple(keys), values=tuple(values), valid_BS=valid_BS)
+
+
+def empty_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any) -> KVCache:
+    """Zeros ``[B, K, S, D]`` a layer, no slot valid."""
+    shape = (batch, config.kv_heads, slots, config.head_dim)
+    leaves = lambda: tuple(jnp.zeros(shape, dtype) for _ in range(config.layers))  # noqa: E731
+    return KVCache(keys=leaves(), values=leaves(), valid_BS=jnp.zeros((batch, slots), bool))

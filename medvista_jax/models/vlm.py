@@ -44,8 +44,8 @@ class VisionLanguageModel(Protocol):
         """uint8 views to features, leaves ``[N, L, …]``."""
         ...
 
-    def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
-        """An empty cache."""
+    def init_cache(self, batch: int, slots: int, dtype: Any = None) -> KVCache:
+        """An empty cache, of the model's own dtype if none is named."""
         ...
 
     def positions(self, next_B: Array, valid_BT: Array, feature_BT: Array) -> tuple[Array, Array]:
@@ -93,3 +93,23 @@ def chunk_mask(valid_BS: Array, length: int, start: Array | int) -> Array:
     slots_S = jnp.arange(valid_BS.shape[1])
     query_T = jnp.arange(length) + start
     return valid_BS[:, None, :] & (slots_S[None, None, :] <= query_T[None, :, None])
+
+
+def sequential_positions(next_B: Array, valid_BT: Array) -> tuple[Array, Array]:
+    """:meth:`VisionLanguageModel.positions` where every token and every embedding takes one position."""
+    count_BT = jnp.cumsum(valid_BT.astype(jnp.int32), axis=1)
+    positions_BT = next_B[:, None] + jnp.maximum(count_BT - 1, 0)
+    return positions_BT[..., None], next_B + count_BT[:, -1]
+
+
+def place_features(features_BILE: Array, feature_BT: Array) -> Array:
+    """The image embedding that each slot stands for: ``[B, T, E]``, 0 at text."""
+    flat_BNE = features_BILE.reshape(features_BILE.shape[0], -1, features_BILE.shape[-1])
+    image_BTE = jnp.take_along_axis(flat_BNE, jnp.maximum(feature_BT, 0)[..., None], axis=1)
+    return jnp.where((feature_BT >= 0)[..., None], image_BTE, jnp.zeros((), image_BTE.dtype))
+
+
+def mix_embeddings(x_BTE: Array, features_BILE: Array, feature_BT: Array) -> Array:
+    """Text embeddings with image embeddings in their places."""
+    image_BTE = place_features(features_BILE, feature_BT)
+    return jnp.where((feature_BT >= 0)[..., None], image_BTE.astype(x_BTE.dtype), x_BTE)

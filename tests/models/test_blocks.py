@@ -72,7 +72,7 @@ def test_rotary_against_the_hub_convention():
     angle = np.concatenate([angle, angle], -1)[:, :, None, :]
     half = np.concatenate([-x[..., size // 2 :], x[..., : size // 2]], -1)
     expected = x * np.cos(angle) + half * np.sin(angle)
-    tables = rotary_tables(jnp.asarray(positions)[..., None], size, theta)
+    tables = rotary_tables(jnp.asarray(positions)[..., None], DecoderConfig(1, head_dim=size, rope_theta=theta))
     got = rotate(jnp.asarray(x, jnp.float32), tables)
     np.testing.assert_allclose(np.asarray(got), expected, atol=1e-4)  # angle 300 in float32 is known to 1.5e-5
 
@@ -82,7 +82,8 @@ def test_rotary_scores_depend_on_distance_only():
     q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
 
     def score(i: int, j: int) -> float:
-        at = lambda p: rotary_tables(jnp.full((1, 1, 1), p), 8, 100.0)  # noqa: E731
+        config = DecoderConfig(1, head_dim=8, rope_theta=100.0)
+        at = lambda p: rotary_tables(jnp.full((1, 1, 1), p), config)  # noqa: E731
         return float(jnp.sum(rotate(q, at(i)) * rotate(k, at(j))))
 
     assert abs(score(7, 3) - score(104, 100)) < 1e-4

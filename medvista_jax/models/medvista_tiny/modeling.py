@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from medvista_jax.core.types import Array, Params
-from medvista_jax.models.blocks import Decoder, DecoderConfig
-from medvista_jax.models.vlm import Features, KVCache
+from medvista_jax.models.blocks import Decoder, DecoderConfig, empty_cache
+from medvista_jax.models.vlm import Features, KVCache, mix_embeddings, sequential_positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,17 +147,12 @@ class MedVistaTiny:
         patches_NLE = self.encode_patches(params, pixels_NhwC)
         return Connector(self.config).apply({"params": params["connector"]}, patches_NLE)
 
-    def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
-        c = self.config.decoder_config()
-        shape = (batch, c.kv_heads, slots, c.head_dim)
-        leaves = lambda: tuple(jnp.zeros(shape, dtype) for _ in range(c.layers))  # noqa: E731
-        return KVCache(keys=leaves(), values=leaves(), valid_BS=jnp.zeros((batch, slots), bool))
+    def init_cache(self, batch: int, slots: int, dtype: Any = None) -> KVCache:
+        return empty_cache(self.config.decoder_config(), batch, slots, dtype or jnp.float32)
 
     def positions(self, next_B: Array, valid_BT: Array, feature_BT: Array) -> tuple[Array, Array]:
         del feature_BT  # every embedding takes one position
-        count_BT = jnp.cumsum(valid_BT.astype(jnp.int32), axis=1)
-        positions_BT = next_B[:, None] + jnp.maximum(count_BT - 1, 0)
-        return positions_BT[..., None], next_B + count_BT[:, -1]
+        return sequential_positions(next_B, valid_BT)
 
     def forward(
         self,
@@ -173,9 +168,7 @@ class MedVistaTiny:
         decoder = Decoder(self.config.decoder_config())
         variables = {"params": params["decoder"]}
         x_BTE = decoder.apply(variables, tokens_BT, method=Decoder.embed)
-        flat_BNE = features.reshape(features.shape[0], -1, features.shape[-1])
-        image_BTE = jnp.take_along_axis(flat_BNE, jnp.maximum(feature_BT, 0)[..., None], axis=1)
-        x_BTE = jnp.where((feature_BT >= 0)[..., None], image_BTE, x_BTE)
+        x_BTE = mix_embeddings(x_BTE, features, feature_BT)
         return decoder.apply(variables, x_BTE, positions_BTZ, valid_BT, cache, start)
 
     def logits(self, params: Params, hidden_NE: Array) -> Array:

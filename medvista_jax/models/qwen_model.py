@@ -1,0 +1,90 @@
+"""What Qwen2.5-VL and Qwen3-VL share beside their towers: patches in, M-RoPE positions, hub-style inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medvista_jax.core.types import Array, Params
+from medvista_jax.models.hub_model import HubModel
+from medvista_jax.models.images import qwen_patches
+from medvista_jax.models.mrope import grid_positions, grid_table
+from medvista_jax.models.vlm import Features
+
+
+@dataclasses.dataclass(frozen=True)
+class QwenModel(HubModel):
+    """Base of the two families. Subclasses give ``init`` and ``encode_patches(params, patches_NPD, grid)``: the
+    features ``[N, L, …]`` of images of one static grid, patches in merge order."""
+
+    def __post_init__(self) -> None:
+        c = self.config.vision
+        unit = c.patch * c.merge
+        if any(side < unit or side % unit for side in self.image_size):
+            raise ValueError(
+                f"image_size {self.image_size} must be multiples of patch x merge = {unit} pixels; the nearest is "
+                f"{tuple(max(unit, round(side / unit) * unit) for side in self.image_size)}"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches of a view: rows, columns."""
+        return self.image_size[0] // self.config.vision.patch, self.image_size[1] // self.config.vision.patch
+
+    @property
+    def tokens_per_image(self) -> int:
+        return self.grid[0] * self.grid[1] // self.config.vision.merge**2
+
+    def encode_images(self, params: Params, pixels_NhwC: Array) -> Features:
+        c = self.config
+        patches_NPD = qwen_patches(
+            pixels_NhwC, c.vision.patch, c.vision.merge, c.vision.temporal, c.image_mean, c.image_std
+        )
+        return self.encode_patches(params, patches_NPD, self.grid)
+
+    def positions(self, next_B: Array, valid_BT: Array, feature_BT: Array) -> tuple[Array, Array]:
+        merge = self.config.vision.merge
+        table_L3 = jnp.asarray(grid_table(self.grid[0] // merge, self.grid[1] // merge))
+        within_BT = jnp.where(feature_BT >= 0, feature_BT % self.tokens_per_image, -1)
+        return grid_positions(next_B, valid_BT, within_BT, table_L3[None])
+
+    def encode_inputs(
+        self, params: Params, pixel_values: np.ndarray, image_grid_thw: np.ndarray
+    ) -> tuple[Features, np.ndarray]:
+        """Features of images as the hub's processor hands them over, and their places.
+
+        Args:
+          pixel_values: ``[patches of all images, C·T·p·p]``.
+          image_grid_thw: int ``[images, 3]``, patches of each image; its first column must be 1.
+
+        Returns:
+          Leaves ``[N, …]``, the embeddings of all images one behind the other, and int32 ``[N, 3]``
+          (:func:`medvista_jax.models.mrope.grid_table` of each).
+
+        Raises:
+          ValueError: a video, or sizes that do not fit together.
+        """
+        merge = self.config.vision.merge
+        grids = [tuple(int(x) for x in row) for row in np.asarray(image_grid_thw)]
+        if any(t != 1 for t, _, _ in grids):
+            raise ValueError(f"image_grid_thw has a first column other than 1 ({grids}): videos are not supported")
+        sizes = [h * w for _, h, w in grids]
+        if sum(sizes) != len(pixel_values):
+            raise ValueError(f"image_grid_thw counts {sum(sizes)} patches, pixel_values has {len(pixel_values)} rows")
+        starts = np.cumsum([0, *sizes])
+        parts, tables = [], []
+        for (_, height, width), start, size in zip(grids, starts, sizes, strict=False):
+            patches_NPD = jnp.asarray(pixel_values[start : start + size])[None]
+            parts.append(_encode(self, params, patches_NPD, (height, width)))
+            tables.append(grid_table(height // merge, width // merge))
+        features = jax.tree.map(lambda *leaves: jnp.concatenate([leaf[0] for leaf in leaves]), *parts)
+        return features, np.concatenate(tables)
+
+
+@partial(jax.jit, static_argnames=("model", "grid"))
+def _encode(model: QwenModel, params: Params, patches_NPD: Array, grid: tuple[int, int]) -> Features:
+    return model.encode_patches(params, patches_NPD, grid)

@@ -1,0 +1,51 @@
+"""What the vision towers of Qwen2.5-VL and Qwen3-VL share: patch order, rotary tables, attention.
+
+Patches arrive in merge order: blocks of ``merge × merge`` patches in row-major order, and row-major inside a block, so
+that neighbours that become one embedding stand side by side.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from medvista_jax.core.types import Array
+from medvista_jax.models.blocks import attend, rotary_frequencies, rotate
+
+
+def merge_order(height: int, width: int, merge: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of every patch of a grid in merge order: int ``[P]`` each.
+
+    Raises:
+      ValueError: a side is not a multiple of ``merge``.
+    """
+    if height % merge or width % merge:
+        raise ValueError(f"a grid of {height} x {width} patches does not divide into blocks of {merge} x {merge}")
+    index = np.arange(height * width).reshape(height // merge, merge, width // merge, merge)
+    return np.divmod(index.transpose(0, 2, 1, 3).reshape(-1), width)
+
+
+def axial_tables(row_P: np.ndarray, column_P: np.ndarray, head_dim: int, theta: float) -> tuple[Array, Array]:
+    """Cosine and sine ``[1, P, 1, D/2]``: half of the frequencies turn by the row, the others by the column."""
+    frequency_N = rotary_frequencies(head_dim // 2, theta)
+    angle_PN = np.stack([row_P, column_P], axis=1).astype(np.float32)[..., None] * frequency_N
+    angle_PN = angle_PN.reshape(len(row_P), -1)
+    return jnp.cos(angle_PN)[None, :, None], jnp.sin(angle_PN)[None, :, None]
+
+
+class VisionAttention(nn.Module):
+    """Bidirectional attention with rotary positions over ``[N, P, E]``, one fused projection for q, k and v."""
+
+    heads: int
+
+    @nn.compact
+    def __call__(self, x_NPE: Array, tables: tuple[Array, Array], mask_NPP: Array | None = None) -> Array:
+        count, patches, width = x_NPE.shape
+        qkv_NPE = nn.Dense(3 * width, name="qkv", dtype=x_NPE.dtype)(x_NPE)
+        q_NPHD, k_NPHD, v_NPHD = (
+            part.reshape(count, patches, self.heads, width // self.heads) for part in jnp.split(qkv_NPE, 3, axis=-1)
+        )
+        k_NHPD = rotate(k_NPHD, tables).transpose(0, 2, 1, 3)
+        mixed_NPE = attend(rotate(q_NPHD, tables), k_NHPD, v_NPHD.transpose(0, 2, 1, 3), mask_NPP)
+        return nn.Dense(width, name="proj", dtype=x_NPE.dtype)(mixed_NPE)
