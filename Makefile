@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The tests compare with torch, which nothing else needs.
+TEST_STAMP := $(VENV)/.installed-tests
 # The first that runs and is new enough (a name alone may be a version manager's empty shim), else what there is.
 NEW_ENOUGH := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
@@ -11,26 +13,28 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint doctor install clean
+.PHONY: help quickstart test lint doctor install install-tests clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
 	@echo '  make quickstart ARGS="--help"   every knob of the quickstart'
 
 quickstart: $(STAMP)  ## install, then train, evaluate and report medvista-tiny (pass options with ARGS="…")
 	@$(BIN)/python experiments/quickstart.py $(ARGS)
 
-test: $(STAMP)  ## all tests, on JOBS processes
+test: $(TEST_STAMP)  ## all tests, on JOBS processes
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup $(ARGS)
 
-lint: $(STAMP)  ## ruff
+lint: $(TEST_STAMP)  ## ruff
 	@$(BIN)/ruff check .
 
 doctor: $(STAMP)  ## versions, devices, and what is missing with its remedy
 	@$(BIN)/python -m medvista_jax doctor
 
 install: $(STAMP)  ## only the virtual environment
+
+install-tests: $(TEST_STAMP)  ## the same and what the tests need
 
 clean:  ## remove the virtual environment and the caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
@@ -43,5 +47,10 @@ $(STAMP): requirements.txt pyproject.toml
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 	  rm -rf $(VENV); echo "Cannot create $(VENV). On Debian: apt install python3.11-venv" >&2; exit 1; }
 	@echo "Installing into $(VENV) (once; a few minutes) …"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable .
 	@touch $(STAMP)
+
+$(TEST_STAMP): $(STAMP)
+	@echo "Installing what the tests need (once) …"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@touch $(TEST_STAMP)

@@ -33,15 +33,20 @@ class HubModel:
 
     Attributes:
       config: the family's configuration; its ``decoder`` is a :class:`DecoderConfig`.
-      image_size: h, w of the views that :meth:`encode_images` takes: one bucket, one compiled program.
+      image_size: h, w of the views that :meth:`encode_images` takes: one bucket, one compiled program. ``None`` takes
+        the family's own choice, ``default_image_size()``.
       dtype: name of the dtype of activations and of the cache.
       source: where it came from; not part of its identity.
     """
 
     config: Any
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | None = None
     dtype: str = "float32"
     source: HubSource | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.image_size is None:
+            object.__setattr__(self, "image_size", self.default_image_size())
 
     @property
     def vocab_size(self) -> int:

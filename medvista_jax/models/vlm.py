@@ -113,3 +113,10 @@ def mix_embeddings(x_BTE: Array, features_BILE: Array, feature_BT: Array) -> Arr
     """Text embeddings with image embeddings in their places."""
     image_BTE = place_features(features_BILE, feature_BT)
     return jnp.where((feature_BT >= 0)[..., None], image_BTE.astype(x_BTE.dtype), x_BTE)
+
+
+def last_valid(hidden_BTE: Array, valid_BT: Array) -> Array:
+    """Hidden state of each row's last valid slot (of the first slot where there is none)."""
+    slots_T = jnp.arange(valid_BT.shape[1])
+    last_B = jnp.max(jnp.where(valid_BT, slots_T[None, :], 0), axis=1)
+    return jnp.take_along_axis(hidden_BTE, last_B[:, None, None], axis=1)[:, 0]

@@ -17,7 +17,7 @@ from flax import struct
 from medvista_jax.core.types import Array, Params, Question, Trajectory, Turns
 from medvista_jax.environment import gym
 from medvista_jax.environment.gym import Environment, EnvState
-from medvista_jax.models.vlm import Features, KVCache, VisionLanguageModel
+from medvista_jax.models.vlm import Features, KVCache, VisionLanguageModel, last_valid
 from medvista_jax.rollout.record import (
     Record,
     empty_record,
@@ -125,7 +125,7 @@ def _prefill(
             model.init_cache(prompts, prompt_slots),
             0,
         )
-        logits_PV = model.logits(params, _last_valid(hidden_PSE, question.valid_PS))
+        logits_PV = model.logits(params, last_valid(hidden_PSE, question.valid_PS))
 
     each = lambda x: jnp.repeat(x, group, axis=0)  # noqa: E731
     grow = lambda x: jnp.pad(each(x), ((0, 0), (0, 0), (0, slots - prompt_slots), (0, 0)))  # noqa: E731
@@ -292,7 +292,7 @@ def _observe(
             carry.cache,
             carry.at,
         )
-        logits_BV = model.logits(params, _last_valid(hidden_BWE, observation.valid_BW))
+        logits_BV = model.logits(params, last_valid(hidden_BWE, observation.valid_BW))
     record = write(
         carry.record,
         carry.at,
@@ -317,10 +317,3 @@ def _put_slot(old_BI: Array, new_B: Array, slot_B: Array) -> Array:
     here_BI = jnp.arange(old_BI.shape[1])[None, :] == slot_B[:, None]
     mask = here_BI.reshape(here_BI.shape + (1,) * (old_BI.ndim - 2))
     return jnp.where(mask, new_B[:, None], old_BI)
-
-
-def _last_valid(hidden_BTE: Array, valid_BT: Array) -> Array:
-    """Hidden state of each row's last valid slot (of the first slot where there is none)."""
-    slots_T = jnp.arange(valid_BT.shape[1])
-    last_B = jnp.max(jnp.where(valid_BT, slots_T[None, :], 0), axis=1)
-    return jnp.take_along_axis(hidden_BTE, last_B[:, None, None], axis=1)[:, 0]

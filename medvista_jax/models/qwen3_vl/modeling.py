@@ -150,9 +150,12 @@ class Connector(nn.Module):
     @nn.compact
     def __call__(self, last_NPE: Array, seen: tuple[Array, ...]) -> Qwen3VLFeatures:
         c = self.config
+        merger = lambda i: Merger(c, norm_merged=True, name=f"deepstack_{i}")  # noqa: E731
+        # The i-th merger belongs to the i-th layer named, in whatever order; the decoder takes layers as they come.
+        order = [c.deepstack.index(layer) for layer in sorted(c.deepstack)]
         return Qwen3VLFeatures(
             embeddings=Merger(c, norm_merged=False, name="merger")(last_NPE),
-            deepstack=tuple(Merger(c, norm_merged=True, name=f"deepstack_{i}")(x) for i, x in enumerate(seen)),
+            deepstack=tuple(merger(i)(x_NPE) for i, x_NPE in zip(order, seen, strict=True)),
         )
 
 
@@ -161,7 +164,6 @@ class Qwen3VL(QwenModel):
     """The model as pure functions; see :class:`medvista_jax.models.vlm.VisionLanguageModel`."""
 
     config: Qwen3VLConfig
-    image_size: tuple[int, int] = (256, 256)
 
     def init(self, key: Array) -> Params:
         c = self.config.vision

@@ -70,7 +70,7 @@ def entries(config: Qwen3VLConfig) -> tuple[Entry, ...]:
     c, tower = config.vision, "model.visual."
     window = (c.width, c.channels, c.temporal, c.patch, c.patch)
     table = [
-        *decoder_entries(config.decoder, "model.language_model.", "lm_head.weight", ("language_model.model.",)),
+        *decoder_entries(config.decoder, "model.language_model.", "lm_head.weight"),
         Entry(f"{tower}patch_embed.proj.weight", "vision/patch/kernel", Layout.PATCHES, window),
         Entry(f"{tower}patch_embed.proj.bias", "vision/patch/bias"),
         Entry(f"{tower}pos_embed.weight", "vision/position"),

@@ -1,0 +1,43 @@
+"""The published sizes on paper: every tensor that transformers' class has is one of our leaves, with its shape."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+
+from medvista_jax.models.families import FAMILIES, read_config
+from medvista_jax.models.names import flatten, shape_on_disk
+from tests.parity.published import CONFIGS
+
+PARAMETERS = {
+    "Qwen2.5-VL-3B": 3.75e9,
+    "Qwen2.5-VL-7B": 8.29e9,
+    "Qwen3-VL-2B": 2.13e9,
+    "Qwen3-VL-4B": 4.44e9,
+    "Qwen3-VL-8B": 8.77e9,
+}
+"""As the model cards have it."""
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_tensor_has_its_place(name, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    with torch.device("meta"):
+        theirs = getattr(transformers, config.architectures[0])(config)
+    family = FAMILIES[config.model_type]
+    ours = read_config(family, tmp_path)
+    leaves = flatten(family.model_class()(ours).abstract_params())
+    table = {entry.path: entry for entry in family.entries(ours)}
+    assert set(table) == set(leaves)
+    shapes = {n: tuple(p.shape) for n, p in theirs.named_parameters()}
+    mine = {}
+    for path, entry in table.items():
+        names = [n for n in (entry.hub, *entry.aliases) if n in shapes]
+        assert len(names) == 1, f"{path}: {entry.hub} {entry.aliases}"
+        mine[names[0]] = shape_on_disk(entry, leaves[path].shape)
+    assert mine == shapes
+    assert sum(torch.Size(s).numel() for s in shapes.values()) == pytest.approx(PARAMETERS[name], rel=0.005)
