@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 
 import jax
@@ -13,8 +14,10 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
+from medvista_jax import models
 from medvista_jax.models.inputs import hub_batch, hub_logits
 from medvista_jax.models.medvista_smol import MedVistaSmol
 from medvista_jax.models.medvista_smol.modeling import bicubic
@@ -53,8 +56,8 @@ HUB = {
     "text_config": TEXT | {"model_type": "llama", "hidden_act": "silu"},
     "vision_config": VISION | {"model_type": "dinov2", "hidden_act": "gelu", "num_channels": 3, "qkv_bias": True},
 }
-CONFIG = config_from_hub(HUB)
-MODEL = MedVistaSmol(CONFIG, (16, 24))
+CONFIG = config_from_hub(HUB | {"view_size": [16, 24]})
+MODEL = MedVistaSmol(CONFIG)
 
 
 class Reference(torch.nn.Module):
@@ -278,6 +281,23 @@ def test_configurations_that_are_not_ported_are_refused(change, told):
     config = {key: value for key, value in (HUB | change).items() if value is not None}
     with pytest.raises(ValueError, match=told):
         config_from_hub(config)
+
+
+def test_a_folder_there_and_back(tmp_path):
+    """``models.load`` of a folder written by hand, ``models.save``, and the same bytes again."""
+    (tmp_path / "hub").mkdir()
+    config = HUB | {"model_type": "medvista_smol", "architectures": ["MedVistaSmolForConditionalGeneration"]}
+    (tmp_path / "hub" / "config.json").write_text(json.dumps(config | {"view_size": [16, 24]}))
+    save_file(tensors(), tmp_path / "hub" / "model.safetensors")
+    model, loaded = models.load(tmp_path / "hub")
+    assert model == MODEL and model.image_size == (16, 24)
+    assert models.load(tmp_path / "hub", image_size=(8, 8))[0].tokens_per_image == 1
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), loaded, params())
+    assert all(jax.tree.leaves(same))
+    models.save(model, loaded, tmp_path / "again")
+    written = load_file(tmp_path / "again" / "model.safetensors")
+    assert set(written) == set(tensors()) and all((written[name] == value).all() for name, value in tensors().items())
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["view_size"] == [16, 24]
 
 
 def test_every_matrix_has_a_rule():

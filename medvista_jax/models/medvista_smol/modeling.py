@@ -59,6 +59,7 @@ class MedVistaSmolConfig:
       merge: patches a side of a square that becomes one embedding.
       image_token: id that stands for one embedding of an image.
       image_mean, image_std: of the pixels, by colour (ImageNet's).
+      view: h, w of the bucket that a model takes unless told otherwise; what the connector was trained on.
     """
 
     decoder: DecoderConfig
@@ -69,6 +70,7 @@ class MedVistaSmolConfig:
     connector_activation: str = "gelu"
     image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    view: tuple[int, int] = (224, 224)
 
 
 def bicubic(count: int, size: int) -> np.ndarray:
@@ -168,12 +170,18 @@ class Connector(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class MedVistaSmol(HubModel):
-    """The model as pure functions; see :class:`medvista_jax.models.vlm.VisionLanguageModel`."""
+    """The model as pure functions; see :class:`medvista_jax.models.vlm.VisionLanguageModel`.
+
+    Attributes:
+      image_size: h, w of the views; left out, the configuration's.
+    """
 
     config: MedVistaSmolConfig
-    image_size: tuple[int, int] = (224, 224)
+    image_size: tuple[int, int] = ()
 
     def __post_init__(self) -> None:
+        if not self.image_size:
+            object.__setattr__(self, "image_size", self.config.view)
         unit = self.config.vision.patch * self.config.merge
         if any(side < unit or side % unit for side in self.image_size):
             raise ValueError(

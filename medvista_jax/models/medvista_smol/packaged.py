@@ -137,6 +137,7 @@ def _write_configs(folder: Path, text: dict[str, Any], vision: dict[str, Any], i
             "vision_start_token_id": ids["<|vision_start|>"],
             "vision_end_token_id": ids["<|vision_end|>"],
             "merge_size": MERGE,
+            "view_size": [VIEW, VIEW],
             "projector_hidden_size": text["hidden_size"],
             "projector_hidden_act": "gelu",
             "text_config": text,

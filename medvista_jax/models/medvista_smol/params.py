@@ -71,6 +71,7 @@ def config_from_hub(config: Mapping[str, Any], tied: bool | None = None) -> MedV
             connector_width=config["projector_hidden_size"],
             merge=config["merge_size"],
             connector_activation=config["projector_hidden_act"],
+            view=tuple(config.get("view_size", (224, 224))),
         )
     except KeyError as error:
         raise ValueError(f"the configuration has no {error.args[0]!r}") from None
