@@ -134,14 +134,18 @@ def test_dtypes_that_parameters_cannot_have(qwen):
         models.load(qwen, dtype=jnp.int8)
 
 
-def test_an_old_name_is_found_too(qwen):
-    def older(tensors):
-        for name in [name for name in tensors if name.startswith("model.language_model.")]:
-            tensors["language_model.model." + name.removeprefix("model.language_model.")] = tensors.pop(name)
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "internvl"])
+def test_an_other_name_is_found_too(tmp_path, kind):
+    folder = make_folder(tmp_path / "model", kind)
+    model, wanted = models.load(folder)
+    others = {entry.hub: entry.aliases[-1] for entry in FAMILIES[kind].entries(model.config)}
 
-    _, wanted = models.load(qwen)
-    change_tensors(qwen, older)
-    assert_same(models.load(qwen)[1], wanted)
+    def rename(tensors):
+        for name, other in others.items():
+            tensors[other] = tensors.pop(name)
+
+    change_tensors(folder, rename)
+    assert_same(models.load(folder)[1], wanted)
 
 
 def test_a_head_on_disk_counts_more_than_the_configuration(qwen, tmp_path):

@@ -20,9 +20,9 @@ from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalL
 from medvista_jax import models
 from medvista_jax.models.inputs import hub_batch, hub_logits
 from medvista_jax.models.medvista_smol import MedVistaSmol
-from medvista_jax.models.medvista_smol.modeling import bicubic
 from medvista_jax.models.medvista_smol.params import RULES, config_from_hub, entries
 from medvista_jax.models.names import nest, to_leaf
+from medvista_jax.models.vit import cubic_weights
 
 IMAGE = 5
 PATCH, MERGE = 4, 2
@@ -159,7 +159,7 @@ def test_vision_tower_on_grids_smaller_and_larger_than_its_table(height, width):
 def test_bicubic_against_torch(count, size):
     table = np.random.default_rng(0).standard_normal((1, 1, size, 1)).astype(np.float32)
     theirs = torch.nn.functional.interpolate(torch.tensor(table), size=(count, 1), mode="bicubic")[0, 0, :, 0]
-    np.testing.assert_allclose(bicubic(count, size) @ table[0, 0, :, 0], theirs, atol=2e-6)
+    np.testing.assert_allclose(cubic_weights(size, count) @ table[0, 0, :, 0], theirs, atol=2e-6)
 
 
 def sequence(*images: int, rows: int = 1, padding: str = "") -> tuple[np.ndarray, np.ndarray]:

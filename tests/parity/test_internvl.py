@@ -21,6 +21,7 @@ from medvista_jax import models
 from medvista_jax.models.inputs import hub_logits
 from medvista_jax.models.internvl import modeling, params
 from medvista_jax.models.names import flatten, nest, to_hub, to_leaf
+from medvista_jax.models.vit import resample_positions
 from tests import tiny
 from tests.parity import families, protocol
 from tests.parity.families import internvl, internvl_inputs
@@ -297,7 +298,7 @@ def test_positions_are_resampled_as_torch_does_it():
     square = torch.tensor(table[:, 1:]).reshape(1, 6, 6, 5).permute(0, 3, 1, 2)
     for size in [(9, 9), (3, 3), (7, 7), (5, 14), (6, 6), (1, 1)]:
         theirs = torch.nn.functional.interpolate(square, size=size, mode="bicubic", align_corners=False)
-        ours = np.asarray(modeling.resample_positions(jnp.asarray(table), *size))
+        ours = np.asarray(resample_positions(jnp.asarray(table), *size))
         np.testing.assert_array_equal(ours[:, 0], table[:, 0])
         np.testing.assert_allclose(ours[0, 1:], theirs[0].permute(1, 2, 0).reshape(-1, 5).numpy(), atol=3e-6)
 

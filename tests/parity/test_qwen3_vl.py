@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import jax
@@ -85,6 +86,17 @@ def test_gradients():
 
 def test_bfloat16():
     protocol.check_bfloat16(qwen3_vl(), qwen_inputs(qwen3_vl(), TWO_ROWS))
+
+
+def test_means_far_from_zero():
+    """LayerNorm's variance does not cancel where a checkpoint's activations stand far from 0."""
+    pair = qwen3_vl()
+    inputs = qwen_inputs(pair, TWO_ROWS)
+    theirs = copy.deepcopy(pair.theirs)
+    theirs.model.visual.patch_embed.proj.bias.data.add_(100.0)
+    ours = our_logits(pair, inputs, changed(pair.params, "vision/patch/bias", lambda leaf: leaf + 100.0))
+    expected = their_logits(dataclasses.replace(pair, theirs=theirs), inputs)
+    assert gap(ours, expected, inputs["attention_mask"]) <= TOLERANCE
 
 
 MATTERS = ["connector/deepstack_0/down", "connector/deepstack_1/down", "connector/merger/down", "vision/position"]

@@ -20,6 +20,8 @@ from medvista_jax.core.types import Array, Params
 from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig, RMSNorm, attend
 from medvista_jax.models.hub_model import HubModel
 from medvista_jax.models.images import internvl_pixels
+from medvista_jax.models.inputs import BadInputs
+from medvista_jax.models.vit import cut_patches, layer_norm, resample_positions
 from medvista_jax.models.vlm import Features
 
 QK_NORM_EPSILON = 1e-6
@@ -122,42 +124,6 @@ def resampled(config: VisionConfig, height: int, width: int) -> bool:
     return height != width or rows * columns != math.prod(config.grid(*config.image_size))
 
 
-def cubic_weights(source: int, target: int) -> np.ndarray:
-    """Cubic convolution (Keys 1981, a = -3/4) along an axis: float32 ``[target, source]``.
-
-    Centres of pixels at halves, the border repeated, no smoothing when the target is smaller.
-    """
-    a = -0.75
-    at = (np.arange(target) + 0.5) * (source / target) - 0.5
-    low = np.floor(at).astype(np.int64)
-    part = at - low
-    near = lambda x: (a + 2) * x**3 - (a + 3) * x**2 + 1  # noqa: E731
-    far = lambda x: a * (x**3 - 5 * x**2 + 8 * x - 4)  # noqa: E731
-    weight = np.stack([far(part + 1), near(part), near(1 - part), far(2 - part)], axis=1)
-    index = np.clip(low[:, None] + np.arange(-1, 3)[None], 0, source - 1)
-    table = np.zeros((target, source))
-    np.add.at(table, (np.arange(target)[:, None], index), weight)
-    return table.astype(np.float32)
-
-
-def resample_positions(table_1PE: Array, rows: int, columns: int) -> Array:
-    """Learned positions, CLS first, for a grid of ``rows × columns`` patches: ``[1, 1 + rows · columns, E]``."""
-    side, width = math.isqrt(table_1PE.shape[1] - 1), table_1PE.shape[2]
-    square = table_1PE[0, 1:].reshape(side, side, width).astype(jnp.float32)
-    grid = jnp.einsum("yi,xj,ije->yxe", cubic_weights(side, rows), cubic_weights(side, columns), square)
-    grid_1PE = grid.reshape(1, rows * columns, width).astype(table_1PE.dtype)
-    return jnp.concatenate([table_1PE[:, :1], grid_1PE], axis=1)
-
-
-def cut_patches(pixels_NChw: Array, patch: tuple[int, int]) -> Array:
-    """Row-major patches ``[N, P, C · patch]``, within each: channel, row, column."""
-    count, channels, height, width = pixels_NChw.shape
-    rows, columns = height // patch[0], width // patch[1]
-    x = pixels_NChw[:, :, : rows * patch[0], : columns * patch[1]]
-    x = x.reshape(count, channels, rows, patch[0], columns, patch[1])
-    return x.transpose(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, -1)
-
-
 def pixel_shuffle(x_NPE: Array, merge: int) -> Array:
     """Blocks of ``merge × merge`` vectors of a square side by side: ``[N, P / merge², merge² · E]``, all row-major."""
     count, patches, width = x_NPE.shape
@@ -200,12 +166,6 @@ class VisionBlock(nn.Module):
         c, dtype = self.config, x_NPE.dtype
         y_NPF = ACTIVATIONS[c.activation](nn.Dense(c.feed_forward, name="up", dtype=dtype)(x_NPE))
         return nn.Dense(c.width, name="down", dtype=dtype)(y_NPF)
-
-
-def layer_norm(epsilon: float, name: str, x_NPE: Array) -> Array:
-    """LayerNorm inside a compact module. The variance is that of the centred values: in a few channels and patches of
-    real checkpoints the mean is far from 0, and the faster formula would cancel."""
-    return nn.LayerNorm(epsilon, use_fast_variance=False, name=name, dtype=x_NPE.dtype)(x_NPE)
 
 
 class VisionTower(nn.Module):
@@ -304,12 +264,12 @@ class InternVL(HubModel):
           The embeddings, and ``None``: they have no places but those in the sequence.
 
         Raises:
-          ValueError: pixel values of another shape.
+          BadInputs: pixel values of another shape.
         """
         del image_grid_thw
         channels = len(self.config.image_mean)
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or not len(pixel_values):
-            raise ValueError(
+            raise BadInputs(
                 f"pixel_values must be [tiles, {channels}, h, w] with a tile at least, not {pixel_values.shape}; "
                 "leave them out for text alone"
             )

@@ -26,6 +26,8 @@ from medvista_jax.core.types import Array, Params
 from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig, attend
 from medvista_jax.models.hub_model import HubModel
 from medvista_jax.models.images import normalise
+from medvista_jax.models.inputs import BadInputs
+from medvista_jax.models.vit import cut_patches, layer_norm, resample_positions
 from medvista_jax.models.vlm import Features
 
 
@@ -73,25 +75,6 @@ class MedVistaSmolConfig:
     view: tuple[int, int] = (224, 224)
 
 
-def bicubic(count: int, size: int) -> np.ndarray:
-    """Matrix float32 ``[count, size]`` that resamples ``size`` values to ``count``.
-
-    Cubic convolution with a = -0.75, half-pixel centres, the border repeated, no antialiasing: what
-    ``torch.nn.functional.interpolate`` calls bicubic (Keys 1981, doi 10.1109/TASSP.1981.1163711).
-    """
-    a = -0.75
-    at = (np.arange(count, dtype=np.float64) + 0.5) * (size / count) - 0.5
-    first = np.floor(at).astype(int)
-    matrix = np.zeros((count, size))
-    for offset in (-1, 0, 1, 2):
-        x = np.abs(at - (first + offset))
-        near = ((a + 2) * x - (a + 3)) * x * x + 1
-        far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-        weight = np.where(x <= 1, near, far)
-        np.add.at(matrix, (np.arange(count), np.clip(first + offset, 0, size - 1)), weight)
-    return matrix.astype(np.float32)
-
-
 class VisionBlock(nn.Module):
     """Pre-norm attention and feed-forward; a learned scale a channel before each sum (arXiv 2103.17239)."""
 
@@ -110,11 +93,11 @@ class VisionBlock(nn.Module):
             scale_E = self.param(name, nn.initializers.ones, (width,), jnp.float32)
             return y_NPE * scale_E.astype(dtype)[None, None]
 
-        y_NPE = nn.LayerNorm(c.norm_epsilon, name="norm1", dtype=dtype)(x_NPE)
+        y_NPE = layer_norm(c.norm_epsilon, "norm1", x_NPE)
         k_NHPD, v_NHPD = heads("key").transpose(0, 2, 1, 3), heads("value").transpose(0, 2, 1, 3)
         y_NPE = nn.Dense(width, name="out", dtype=dtype)(attend(heads("query"), k_NHPD, v_NHPD, None))
         x_NPE = x_NPE + scaled(y_NPE, "scale1")
-        y_NPE = nn.LayerNorm(c.norm_epsilon, name="norm2", dtype=dtype)(x_NPE)
+        y_NPE = layer_norm(c.norm_epsilon, "norm2", x_NPE)
         y_NPF = ACTIVATIONS[c.activation](nn.Dense(c.feed_forward, name="up", dtype=dtype)(y_NPE))
         return x_NPE + scaled(nn.Dense(width, name="down", dtype=dtype)(y_NPF), "scale2")
 
@@ -132,24 +115,13 @@ class VisionTower(nn.Module):
         table_1PE = self.param("position", normal, (1, 1 + c.grid**2, c.width))
         class_11E = self.param("class_token", normal, (1, 1, c.width))
         dtype = table_1PE.dtype
-        x = x_NhwC.reshape(count, rows, c.patch, columns, c.patch, c.channels)
-        x = x.transpose(0, 1, 3, 5, 2, 4)  # within a patch: channel, row, column, as torch's convolutions have it
-        x_NPD = x.reshape(count, rows * columns, c.channels * c.patch**2).astype(dtype)
+        x_NPD = cut_patches(x_NhwC.transpose(0, 3, 1, 2).astype(dtype), (c.patch, c.patch))
         x_NPE = nn.Dense(c.width, name="patch", dtype=dtype)(x_NPD)
         x_NPE = jnp.concatenate([jnp.broadcast_to(class_11E, (count, 1, c.width)).astype(dtype), x_NPE], axis=1)
-        x_NPE = x_NPE + self.positions(table_1PE, rows, columns)
+        x_NPE = x_NPE + resample_positions(table_1PE, rows, columns)
         for i in range(c.layers):
             x_NPE = VisionBlock(c, name=f"layer_{i}")(x_NPE)
-        return nn.LayerNorm(c.norm_epsilon, name="final_norm", dtype=dtype)(x_NPE)
-
-    def positions(self, table_1PE: Array, rows: int, columns: int) -> Array:
-        """The table on the grid of the view, in float32 and then in its own dtype: half a percent would be lost."""
-        side, width = self.config.grid, self.config.width
-        table_YXE = table_1PE[0, 1:].reshape(side, side, width).astype(jnp.float32)
-        table_YXE = jnp.einsum("ys,sxe->yxe", bicubic(rows, side), table_YXE, precision="highest")
-        table_YXE = jnp.einsum("xs,yse->yxe", bicubic(columns, side), table_YXE, precision="highest")
-        patches_1PE = table_YXE.reshape(1, rows * columns, width).astype(table_1PE.dtype)
-        return jnp.concatenate([table_1PE[:, :1], patches_1PE], axis=1)
+        return layer_norm(c.norm_epsilon, "final_norm", x_NPE)
 
 
 class Connector(nn.Module):
@@ -170,18 +142,16 @@ class Connector(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class MedVistaSmol(HubModel):
-    """The model as pure functions; see :class:`medvista_jax.models.vlm.VisionLanguageModel`.
-
-    Attributes:
-      image_size: h, w of the views; left out, the configuration's.
-    """
+    """The model as pure functions; see :class:`medvista_jax.models.vlm.VisionLanguageModel`."""
 
     config: MedVistaSmolConfig
-    image_size: tuple[int, int] = ()
+
+    def default_image_size(self) -> tuple[int, int]:
+        """The configuration's own view."""
+        return self.config.view
 
     def __post_init__(self) -> None:
-        if not self.image_size:
-            object.__setattr__(self, "image_size", self.config.view)
+        super().__post_init__()
         unit = self.config.vision.patch * self.config.merge
         if any(side < unit or side % unit for side in self.image_size):
             raise ValueError(
@@ -242,13 +212,13 @@ class MedVistaSmol(HubModel):
           takes the next position.
 
         Raises:
-          ValueError: a shape that is no image, or sides that are no multiples of patch × merge.
+          BadInputs: a shape that is no image, or sides that are no multiples of patch × merge.
         """
         c = self.config
         unit = c.vision.patch * c.merge
         shape = np.shape(pixel_values)
         if len(shape) != 4 or shape[1] != c.vision.channels or shape[2] % unit or shape[3] % unit:
-            raise ValueError(
+            raise BadInputs(
                 f"pixel_values must be [images, {c.vision.channels}, h, w], h and w multiples of {unit}, not {shape}"
             )
         return _encode(self, params, jnp.asarray(pixel_values).transpose(0, 2, 3, 1)), None

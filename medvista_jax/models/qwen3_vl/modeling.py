@@ -17,6 +17,7 @@ from medvista_jax.core.types import Array, Params
 from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig
 from medvista_jax.models.qwen_model import QwenModel
 from medvista_jax.models.qwen_vision import VisionAttention, axial_tables, merge_order
+from medvista_jax.models.vit import layer_norm
 from medvista_jax.models.vlm import place_features
 
 NORM_EPSILON = 1e-6
@@ -95,9 +96,9 @@ class VisionBlock(nn.Module):
     @nn.compact
     def __call__(self, x_NPE: Array, tables: tuple[Array, Array]) -> Array:
         c, dtype = self.config, x_NPE.dtype
-        y_NPE = nn.LayerNorm(NORM_EPSILON, name="norm1", dtype=dtype)(x_NPE)
+        y_NPE = layer_norm(NORM_EPSILON, "norm1", x_NPE)
         x_NPE = x_NPE + VisionAttention(c.heads, name="attention")(y_NPE, tables)
-        y_NPE = nn.LayerNorm(NORM_EPSILON, name="norm2", dtype=dtype)(x_NPE)
+        y_NPE = layer_norm(NORM_EPSILON, "norm2", x_NPE)
         y_NPF = ACTIVATIONS[c.activation](nn.Dense(c.feed_forward, name="up", dtype=dtype)(y_NPE))
         return x_NPE + nn.Dense(c.width, name="down", dtype=dtype)(y_NPF)
 
@@ -112,9 +113,11 @@ class Merger(nn.Module):
     def __call__(self, x_NPE: Array) -> Array:
         c, dtype = self.config, x_NPE.dtype
         wide = c.width * c.merge**2
-        norm = nn.LayerNorm(NORM_EPSILON, name="norm", dtype=dtype)
-        merged = lambda x: x.reshape(x.shape[0], -1, wide)  # noqa: E731
-        x_NLE = norm(merged(x_NPE)) if self.norm_merged else merged(norm(x_NPE))
+        if not self.norm_merged:
+            x_NPE = layer_norm(NORM_EPSILON, "norm", x_NPE)
+        x_NLE = x_NPE.reshape(x_NPE.shape[0], -1, wide)
+        if self.norm_merged:
+            x_NLE = layer_norm(NORM_EPSILON, "norm", x_NLE)
         x_NLE = jax.nn.gelu(nn.Dense(wide, name="up", dtype=dtype)(x_NLE), approximate=False)
         return nn.Dense(c.out_width, name="down", dtype=dtype)(x_NLE)
 
