@@ -50,7 +50,12 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Family("medvista_jax.models.qwen3_vl", "Qwen3VL", ("Qwen3VLForConditionalGeneration",)),
     "qwen2_5_vl": Family("medvista_jax.models.qwen2_5_vl", "Qwen25VL", ("Qwen2_5_VLForConditionalGeneration",)),
     "internvl": Family("medvista_jax.models.internvl", "InternVL", ("InternVLForConditionalGeneration",)),
-    "medvista_smol": Family("medvista_jax.models.medvista_smol", "MedVistaSmol", ("MedVistaSmol",), transformers=False),
+    "medvista_smol": Family(
+        "medvista_jax.models.medvista_smol",
+        "MedVistaSmol",
+        ("MedVistaSmolForConditionalGeneration",),
+        transformers=False,
+    ),
 }
 """``model_type`` of ``config.json`` -> family."""
 

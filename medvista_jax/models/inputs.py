@@ -15,6 +15,10 @@ from medvista_jax.models.mrope import grid_positions
 from medvista_jax.models.vlm import Features
 
 
+class BadInputs(ValueError):
+    """Inputs that do not fit each other or the model. The message says which and how."""
+
+
 class Batch(NamedTuple):
     """The arguments of :meth:`medvista_jax.models.vlm.VisionLanguageModel.forward` behind ``params``, and ``next_B``:
     the rotary position at which each row goes on."""
@@ -43,24 +47,27 @@ def hub_batch(
       pixel_values, image_grid_thw: as transformers takes them; absent for text alone.
 
     Raises:
-      ValueError: shapes that do not fit, or as many image tokens as there are embeddings are not to be found.
+      BadInputs: shapes that do not fit, or as many image tokens as there are embeddings are not to be found.
     """
     tokens_BT = np.asarray(input_ids)
     if tokens_BT.ndim != 2 or not np.issubdtype(tokens_BT.dtype, np.integer):
-        raise ValueError(f"input_ids must be integers [B, T], not {tokens_BT.dtype} {tokens_BT.shape}")
+        raise BadInputs(f"input_ids must be integers [B, T], not {tokens_BT.dtype} {tokens_BT.shape}")
     if tokens_BT.size and (tokens_BT.min() < 0 or tokens_BT.max() >= model.vocab_size):
-        raise ValueError(f"input_ids must lie in 0…{model.vocab_size - 1}; found {tokens_BT.min()}…{tokens_BT.max()}")
+        raise BadInputs(f"input_ids must lie in 0…{model.vocab_size - 1}; found {tokens_BT.min()}…{tokens_BT.max()}")
     valid_BT = np.ones_like(tokens_BT, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
     if valid_BT.shape != tokens_BT.shape:
-        raise ValueError(f"attention_mask is {valid_BT.shape}, input_ids {tokens_BT.shape}; they must agree")
+        raise BadInputs(f"attention_mask is {valid_BT.shape}, input_ids {tokens_BT.shape}; they must agree")
     image_BT = (tokens_BT == model.config.image_token) & valid_BT
     if pixel_values is None:
         features, places, count = _no_features(model), None, 0
     else:
-        features, places = model.encode_inputs(params, np.asarray(pixel_values), image_grid_thw)
+        pixels = np.asarray(pixel_values)
+        if not np.issubdtype(pixels.dtype, np.floating):
+            raise BadInputs(f"pixel_values must be normalised floating-point numbers, not {pixels.dtype}")
+        features, places = model.encode_inputs(params, pixels.astype(np.float32, copy=False), image_grid_thw)
         count = len(jax.tree.leaves(features)[0])
     if image_BT.sum() != count:
-        raise ValueError(
+        raise BadInputs(
             f"input_ids has {image_BT.sum()} image tokens (id {model.config.image_token}), the images give {count} "
             "embeddings; expand the image placeholder to one token an embedding"
         )

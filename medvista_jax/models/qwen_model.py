@@ -12,6 +12,7 @@ import numpy as np
 from medvista_jax.core.types import Array, Params
 from medvista_jax.models.hub_model import HubModel
 from medvista_jax.models.images import qwen_patches
+from medvista_jax.models.inputs import BadInputs
 from medvista_jax.models.mrope import grid_positions, grid_table
 from medvista_jax.models.vlm import Features
 
@@ -72,23 +73,37 @@ class QwenModel(HubModel):
           (:func:`medvista_jax.models.mrope.grid_table` of each).
 
         Raises:
-          ValueError: a video, or sizes that do not fit together.
+          BadInputs: a video, or sizes that do not fit together.
         """
         merge = self.config.vision.merge
-        grids = [tuple(int(x) for x in row) for row in np.asarray(image_grid_thw)]
-        if any(t != 1 for t, _, _ in grids):
-            raise ValueError(f"image_grid_thw has a first column other than 1 ({grids}): videos are not supported")
-        sizes = [h * w for _, h, w in grids]
-        if sum(sizes) != len(pixel_values):
-            raise ValueError(f"image_grid_thw counts {sum(sizes)} patches, pixel_values has {len(pixel_values)} rows")
+        grids = self._check_inputs(pixel_values, image_grid_thw)
+        sizes = [height * width for height, width in grids]
         starts = np.cumsum([0, *sizes])
         parts, tables = [], []
-        for (_, height, width), start, size in zip(grids, starts, sizes, strict=False):
+        for (height, width), start, size in zip(grids, starts[:-1], sizes, strict=True):
             patches_NPD = jnp.asarray(pixel_values[start : start + size])[None]
             parts.append(_encode(self, params, patches_NPD, (height, width)))
             tables.append(grid_table(height // merge, width // merge))
         features = jax.tree.map(lambda *leaves: jnp.concatenate([leaf[0] for leaf in leaves]), *parts)
         return features, np.concatenate(tables)
+
+    def _check_inputs(self, pixel_values: np.ndarray, image_grid_thw: np.ndarray | None) -> list[tuple[int, int]]:
+        """Rows and columns of patches of each image, or BadInputs."""
+        c = self.config.vision
+        if image_grid_thw is None:
+            raise BadInputs("pixel_values came without image_grid_thw; this family needs both")
+        thw = np.asarray(image_grid_thw)
+        if thw.ndim != 2 or thw.shape[1] != 3 or not np.issubdtype(thw.dtype, np.integer) or (thw < 1).any():
+            raise BadInputs(f"image_grid_thw must be positive integers [images, 3], not {thw.dtype} {thw.shape}")
+        if (thw[:, 0] != 1).any():
+            raise BadInputs(f"image_grid_thw has a first column of {thw[:, 0].tolist()}; videos are not supported")
+        grids = [(int(height), int(width)) for _, height, width in thw]
+        if any(height % c.merge or width % c.merge for height, width in grids):
+            raise BadInputs(f"image_grid_thw has grids {grids}; both sides must be multiples of merge = {c.merge}")
+        wanted = (sum(height * width for height, width in grids), c.channels * c.temporal * c.patch**2)
+        if pixel_values.shape != wanted:
+            raise BadInputs(f"image_grid_thw {grids} asks for pixel_values {wanted}, found {pixel_values.shape}")
+        return grids
 
 
 @partial(jax.jit, static_argnames=("model", "grid"))

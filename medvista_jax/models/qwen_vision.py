@@ -13,6 +13,9 @@ import numpy as np
 from medvista_jax.core.types import Array
 from medvista_jax.models.blocks import attend, rotary_frequencies, rotate
 
+Windows = tuple[tuple[int, int], ...]
+"""Runs of patches that see one another: for each run, how many windows stand in a row and how many patches each has."""
+
 
 def merge_order(height: int, width: int, merge: int) -> tuple[np.ndarray, np.ndarray]:
     """Row and column of every patch of a grid in merge order: int ``[P]`` each.
@@ -40,12 +43,20 @@ class VisionAttention(nn.Module):
     heads: int
 
     @nn.compact
-    def __call__(self, x_NPE: Array, tables: tuple[Array, Array], mask_NPP: Array | None = None) -> Array:
+    def __call__(self, x_NPE: Array, tables: tuple[Array, Array], windows: Windows | None = None) -> Array:
         count, patches, width = x_NPE.shape
         qkv_NPE = nn.Dense(3 * width, name="qkv", dtype=x_NPE.dtype)(x_NPE)
         q_NPHD, k_NPHD, v_NPHD = (
             part.reshape(count, patches, self.heads, width // self.heads) for part in jnp.split(qkv_NPE, 3, axis=-1)
         )
-        k_NHPD = rotate(k_NPHD, tables).transpose(0, 2, 1, 3)
-        mixed_NPE = attend(rotate(q_NPHD, tables), k_NHPD, v_NPHD.transpose(0, 2, 1, 3), mask_NPP)
-        return nn.Dense(width, name="proj", dtype=x_NPE.dtype)(mixed_NPE)
+        q_NPHD, k_NPHD = rotate(q_NPHD, tables), rotate(k_NPHD, tables)
+        parts, start = [], 0
+        for number, size in windows or ((1, patches),):
+            stop = start + number * size
+            q_MPHD, k_MPHD, v_MPHD = (
+                x[:, start:stop].reshape(count * number, size, *x.shape[2:]) for x in (q_NPHD, k_NPHD, v_NPHD)
+            )
+            mixed_MPE = attend(q_MPHD, k_MPHD.transpose(0, 2, 1, 3), v_MPHD.transpose(0, 2, 1, 3), None)
+            parts.append(mixed_MPE.reshape(count, number * size, width))
+            start = stop
+        return nn.Dense(width, name="proj", dtype=x_NPE.dtype)(jnp.concatenate(parts, axis=1))

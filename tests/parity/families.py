@@ -7,14 +7,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import transformers
-from safetensors.numpy import load_file
 
-from medvista_jax.models import qwen3_vl as qwen3_vl_port
-from medvista_jax.models.names import nest, to_leaf
-from medvista_jax.models.qwen3_vl import params as qwen3_vl_params
+from medvista_jax import models
 from tests.parity.reference import Pair, assemble, make_pair
 
 VOCAB = 160
@@ -49,26 +45,38 @@ QWEN3_VISION = {
     "num_position_embeddings": 36,
     "deepstack_visual_indexes": [0, 2],
 }
+QWEN25_TEXT = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_parameters": mrope([2, 1, 1]),
+}
+QWEN25_VISION = {
+    "depth": 4,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_heads": 2,
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "out_hidden_size": 32,
+    "window_size": 16,
+    "fullatt_block_indexes": [1],
+}
 SPECIAL = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
-
-
-PORTS = {"qwen3_vl": (qwen3_vl_port.Qwen3VL, qwen3_vl_params)}
-"""By ``model_type``: class and names."""
-
-
-def load(folder, dtype):
-    """A port from a folder, whole and at once."""
-    config = transformers.AutoConfig.from_pretrained(folder)
-    cls, params = PORTS[config.model_type]
-    tensors = load_file(folder / "model.safetensors")
-    ours = params.config_from_hub(config, tied="lm_head.weight" not in tensors)
-    leaves = {e.path: jnp.asarray(to_leaf(e, tensors[e.hub]), dtype) for e in params.entries(ours)}
-    return cls(ours), nest(leaves)
 
 
 def qwen3_vl(text: dict = {}, vision: dict = {}, tied: bool = False, seed: int = 0) -> Pair:  # noqa: B006
     """Qwen3-VL: DeepStack from two of four layers, interleaved M-RoPE."""
     return _pair("Qwen3VL", json.dumps([QWEN3_TEXT | text, QWEN3_VISION | vision, SPECIAL, tied, seed]))
+
+
+def qwen2_5_vl(text: dict = {}, vision: dict = {}, tied: bool = False, seed: int = 0) -> Pair:  # noqa: B006
+    """Qwen2.5-VL: windows of 2 x 2 embeddings in all layers of the tower but one, M-RoPE in three runs."""
+    return _pair("Qwen2_5_VL", json.dumps([QWEN25_TEXT | text, QWEN25_VISION | vision, SPECIAL, tied, seed]))
 
 
 @functools.cache
@@ -77,7 +85,7 @@ def _pair(name: str, settings: str) -> Pair:
     config = getattr(transformers, f"{name}Config")(
         text_config=text, vision_config=vision, tie_word_embeddings=tied, **top
     )
-    return make_pair(config, getattr(transformers, f"{name}ForConditionalGeneration"), load, seed)
+    return make_pair(config, getattr(transformers, f"{name}ForConditionalGeneration"), models.load, seed)
 
 
 def qwen_inputs(

@@ -8,11 +8,17 @@ import pytest
 import torch
 import transformers
 
+from medvista_jax.models.families import FAMILIES, read_config
 from medvista_jax.models.names import flatten, shape_on_disk
-from tests.parity.families import PORTS
 from tests.parity.published import CONFIGS
 
-PARAMETERS = {"Qwen3-VL-2B": 2.13e9, "Qwen3-VL-4B": 4.44e9, "Qwen3-VL-8B": 8.77e9}
+PARAMETERS = {
+    "Qwen2.5-VL-3B": 3.75e9,
+    "Qwen2.5-VL-7B": 8.29e9,
+    "Qwen3-VL-2B": 2.13e9,
+    "Qwen3-VL-4B": 4.44e9,
+    "Qwen3-VL-8B": 8.77e9,
+}
 """As the model cards have it."""
 
 
@@ -22,10 +28,10 @@ def test_every_tensor_has_its_place(name, tmp_path):
     config = transformers.AutoConfig.from_pretrained(tmp_path)
     with torch.device("meta"):
         theirs = getattr(transformers, config.architectures[0])(config)
-    cls, params = PORTS[config.model_type]
-    ours = params.config_from_hub(config)
-    leaves = flatten(cls(ours).abstract_params())
-    table = {entry.path: entry for entry in params.entries(ours)}
+    family = FAMILIES[config.model_type]
+    ours = read_config(family, tmp_path)
+    leaves = flatten(family.model_class()(ours).abstract_params())
+    table = {entry.path: entry for entry in family.entries(ours)}
     assert set(table) == set(leaves)
     shapes = {n: tuple(p.shape) for n, p in theirs.named_parameters()}
     mine = {}
