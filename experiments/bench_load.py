@@ -27,6 +27,7 @@ import ml_dtypes
 import numpy as np
 import tyro
 
+from medvista_jax.models.examine import leaf_shapes
 from medvista_jax.models.families import FAMILIES, read_config
 from medvista_jax.models.names import shape_on_disk
 from medvista_jax.models.shard_writer import ShardWriter, plan_shards, write_index
@@ -105,8 +106,6 @@ def hub_config(width: int, vocab: int, layers: int) -> dict:
 
 def tensors_of(folder: Path, dtype: np.dtype) -> list[Tensor]:
     """What the checkpoint of ``config.json`` holds."""
-    from medvista_jax.models.examine import leaf_shapes
-
     family = FAMILIES["qwen3_vl"]
     config = read_config(family, folder)
     shapes = leaf_shapes(family.model_class()(config))
@@ -166,10 +165,7 @@ jax.block_until_ready(jax.jit(lambda x: x + 1)(jnp.zeros(3)))
 def kib(name):
     return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1))
 
-def read():
-    return int(re.search(r"rchar: (\\d+)", open("/proc/self/io").read()).group(1))
-
-before, start, begun = kib("VmRSS") * 1024, read(), time.perf_counter()
+before, begun = kib("VmRSS") * 1024, time.perf_counter()
 with Progress() as progress, progress.stage("loading, MiB", total=size) as stage:
     def tell(done, total):
         stage.advance((done >> 20) - stage.done)
@@ -180,8 +176,6 @@ buffers = {s.data.unsafe_buffer_pointer(): s.data.nbytes for leaf in leaves for 
 print(json.dumps({
     "params_bytes": sum(buffers.values()),
     "peak_bytes": kib("VmHWM") * 1024 - before,
-    "left_bytes": kib("VmRSS") * 1024 - before,
-    "read_bytes": read() - start,
     "seconds": seconds,
 }))
 """

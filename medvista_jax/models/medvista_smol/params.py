@@ -54,7 +54,9 @@ def config_from_hub(config: Mapping[str, Any], tied: bool | None = None) -> MedV
         if getattr(vision, "use_swiglu_ffn", False):
             raise ValueError("use_swiglu_ffn is set in the vision configuration; only plain feed-forward is supported")
         return MedVistaSmolConfig(
-            decoder=decoder_params.decoder_config(text, config.get("tie_word_embeddings", True) if tied is None else tied),
+            decoder=decoder_params.decoder_config(
+                text, config.get("tie_word_embeddings", True) if tied is None else tied
+            ),
             image_token=config["image_token_id"],
             vision=VisionConfig(
                 width=vision.hidden_size,
