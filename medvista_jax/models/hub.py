@@ -11,11 +11,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import os
 import shutil
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -224,11 +224,10 @@ def _appearing(folder: Path, nbytes: int) -> Iterator[Path]:
 
 def _write_beside(model: Any, family: Family, place: Path, plan: Sequence[Tensor]) -> None:
     """Everything but the weights."""
-    size: Counter[str] = Counter()
-    for tensor in plan:
-        size[tensor.dtype.name] += tensor.nbytes
+    # transformers casts everything to the one dtype that the file names: the widest loses nothing.
+    dtype = functools.reduce(jnp.promote_types, (tensor.dtype for tensor in plan))
     tied = model.config.decoder.tied
-    write_text(place / "config.json", config_to_save(model.source.config_json, family, size.most_common(1)[0][0], tied))
+    write_text(place / "config.json", config_to_save(model.source.config_json, family, dtype.name, tied))
     described = with_tied(read_config(family, place), tied)
     if described != model.config and leaf_shapes(dataclasses.replace(model, config=described)) != leaf_shapes(model):
         raise ValueError(
