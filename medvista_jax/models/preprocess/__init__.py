@@ -1,0 +1,16 @@
+"""Images from files to what each family's model takes, agreeing with the hub's image processors."""
+
+from medvista_jax.models.preprocess.internvl import InternVLImageConfig, internvl_image, internvl_inputs
+from medvista_jax.models.preprocess.pixels import to_rgb, to_view
+from medvista_jax.models.preprocess.qwen import QwenImageConfig, qwen_image, qwen_inputs
+
+__all__ = [
+    "InternVLImageConfig",
+    "QwenImageConfig",
+    "internvl_image",
+    "internvl_inputs",
+    "qwen_image",
+    "qwen_inputs",
+    "to_rgb",
+    "to_view",
+]
