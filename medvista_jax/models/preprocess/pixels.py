@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from medvista_jax.core.types import Array
-from medvista_jax.models.preprocess.resize import Plan, plan, resize
+from medvista_jax.models.pillow import Plan, plan, resize
 
 SMALLEST_CANVAS = 32
 

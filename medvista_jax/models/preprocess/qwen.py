@@ -14,9 +14,9 @@ import numpy as np
 
 from medvista_jax.core.types import Array
 from medvista_jax.models.images import qwen_patches
+from medvista_jax.models.pillow import Plan, resize
 from medvista_jax.models.preprocess.hub_config import CLIP_MEAN, CLIP_STD, mean_and_std, read_image_config
 from medvista_jax.models.preprocess.pixels import planned, to_rgb
-from medvista_jax.models.preprocess.resize import Plan, resize
 
 MOST_ELONGATED = 200
 """The longest side of an image, in units of its shortest."""

@@ -107,10 +107,11 @@ def plan(size: tuple[int, int], out: tuple[int, int], resample: int, canvas: tup
     (found by comparing both orders with its results; earlier versions always begin with the width).
     """
     (height, width), (out_height, out_width) = size, out
+    rows_first = height > out_height and height - out_height > 2 * (width - out_width)
     return Plan(
         rows=taps(height, out_height, resample, canvas[0]),
         columns=taps(width, out_width, resample, canvas[1]),
-        rows_first=np.bool_(height > out_height and height - out_height > 2 * (width - out_width)),
+        rows_first=np.bool_(rows_first),
     )
 
 
@@ -144,9 +145,20 @@ def resize(canvas_YXC: Array, plan: Plan) -> Array:
     What lies on the canvas outside of the image is not seen. One image at a time: under ``vmap`` both orders of the
     axes would be computed.
     """
-    return jax.lax.cond(
-        plan.rows_first,
-        lambda pixels: _columns(_rows(pixels, plan.rows), plan.columns),
-        lambda pixels: _rows(_columns(pixels, plan.columns), plan.rows),
-        canvas_YXC,
-    )
+    return jax.lax.cond(plan.rows_first, _rows_then_columns, _columns_then_rows, canvas_YXC, plan)
+
+
+def _rows_then_columns(pixels_YXC: Array, plan: Plan) -> Array:
+    return _columns(_rows(pixels_YXC, plan.rows), plan.columns)
+
+
+def _columns_then_rows(pixels_YXC: Array, plan: Plan) -> Array:
+    return _rows(_columns(pixels_YXC, plan.columns), plan.rows)
+
+
+def resize_views(pixels_NhwC: Array, size: tuple[int, int], resample: int = 3) -> Array:
+    """A batch of whole images of one size at another, uint8 ``[N, height, width, C]``; sizes are static."""
+    shape = pixels_NhwC.shape[1:3]
+    how = plan(shape, size, resample, shape)
+    order = _rows_then_columns if how.rows_first else _columns_then_rows
+    return jax.vmap(lambda pixels_hwC: order(pixels_hwC, how))(pixels_NhwC)
