@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from transformers import AutoImageProcessor, GotOcr2ImageProcessorPil
+from transformers import AutoImageProcessor
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
 from medvista_jax.data import sources
 from medvista_jax.data.images import fields
@@ -161,17 +162,14 @@ def test_internvl_without_tiles_and_several_images(folder):
         np.testing.assert_allclose(values, theirs["pixel_values"], atol=CLOSE, rtol=0)
 
 
-@pytest.mark.parametrize("bounds", [(1, 12), (1, 6), (3, 7), (1, 1)], ids=str)
+@pytest.mark.parametrize("bounds", [(1, 12), (2, 2), (1, 6), (3, 7), (1, 1)], ids=str)
 def test_grids_of_tiles_for_many_shapes(bounds):
     """The choice among grids has ties: equally near, and as large as the image or half of it."""
-    low, high = bounds
-    theirs = GotOcr2ImageProcessorPil(
-        size={"height": 16, "width": 20}, crop_to_patches=True, min_patches=low, max_patches=high
-    )
-    config = InternVLImageConfig(tile=(16, 20), min_tiles=low, max_tiles=high)
+    config = InternVLImageConfig(tile=(16, 20), min_tiles=bounds[0], max_tiles=bounds[1])
     for height in range(1, 90, 3):
         for width in range(1, 90, 2):
-            assert config.tiles(height, width) == theirs.get_number_of_image_patches(height, width)
+            columns, rows = get_optimal_tiled_canvas((height, width), (16, 20), *bounds)
+            assert config.grid(height, width) == (rows, columns)
 
 
 def test_dinov2(folder):
