@@ -270,6 +270,14 @@ def test_observations_of_a_template_without_words_for_tools(tmp_path, family, te
     assert ids == turn + observed(chat, chat.frame, Fault.NONE, False)
 
 
+def test_the_words_around_an_image_are_encoded_with_their_neighbours(chats):
+    chat = chats["qwen3"]
+    frame = Frame("\n\n<tool>", "after", "\nView:<|vision_start|>", "<|vision_end|>\n\n")
+    assert chat.tokenizer.encode("<tool>\n") != chat.tokenizer.encode("<tool>") + chat.tokenizer.encode("\n")
+    text = "\n\n<tool>\nView:<|vision_start|><|image_pad|><|image_pad|><|vision_end|>\n\nimage 7after"
+    assert observed(chat, frame, Fault.NONE, False) == chat.tokenizer.encode(text)
+
+
 def test_frames_in_full(chats):
     turn = ("<|im_end|>\n<|im_start|>user\n<tool_response>\n", "\n</tool_response><|im_end|>\n<|im_start|>assistant\n")
     qwen = Frame(*turn, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
