@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from medvista_jax.environment.gym import Environment
-from medvista_jax.text.chat import Style, build_observations
+from medvista_jax.text.chat import Frame, Style, build_observations
 from medvista_jax.text.grammar import compile_grammar
 from medvista_jax.text.parse import compile_stops
 from medvista_jax.text.tokenizer import Tokenizer
@@ -22,7 +22,7 @@ def build_environment(
     view_size: tuple[int, int],
     turns: int = 3,
     turn_tokens: int = 48,
-    style: Style = "compact",
+    style: Style | Frame = "compact",
 ) -> Environment:
     """An environment whose tables live on the default device.
 
@@ -30,6 +30,7 @@ def build_environment(
       tokens_per_image: embeddings that a view costs the model, L.
       view_size: h, w of the views that the model reads.
       turns, turn_tokens: capacities R and T; the budgets of a question may be smaller.
+      style: of observations; for a hub's chat template its frame, :attr:`medvista_jax.text.hub_chat.HubChat.frame`.
 
     Raises:
       ValueError: no tool, two tools of one name, or no turn.

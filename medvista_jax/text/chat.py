@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -39,6 +40,34 @@ ERRORS: Mapping[Fault, str] = {
 
 IMAGE_TEXT = "image {0}"
 FINAL_TEXT = ", answer now"
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """What stands around a tool's result, from the end of the turn that called it to the next turn's beginning.
+
+    Attributes:
+      before, after: around the result.
+      image_before, image_after: around the symbols that stand for an image's embeddings.
+      image_symbol: the symbol itself, once for every embedding.
+    """
+
+    before: str
+    after: str
+    image_before: str = "<|vision_start|>"
+    image_after: str = "<|vision_end|>"
+    image_symbol: str = "<|image_pad|>"
+
+
+_FRAMES: Mapping[str, Frame] = {
+    "compact": Frame(
+        "<|im_end|>\n<|im_start|>user\n<tool_response>", "</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    ),
+    "qwen": Frame(
+        "<|im_end|>\n<|im_start|>user\n<tool_response>\n", "\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    ),
+}
+"""``"qwen"`` puts newlines inside ``<tool_response>``, as Qwen's templates do."""
 
 NUMBER_DIGITS = 5
 """Digits a number slot holds; one more slot is for the sign."""
@@ -165,48 +194,28 @@ def _single(tokenizer: Tokenizer, text: str) -> int:
 
 
 def build_observations(
-    tokenizer: Tokenizer, image_tokens: int, style: Style = "compact", extra: Sequence[str] = ()
+    tokenizer: Tokenizer, image_tokens: int, style: Style | Frame = "compact", extra: Sequence[str] = ()
 ) -> ObservationTemplates:
     """Templates of every observation that can follow a turn, up to the next ``assistant`` line.
 
     Args:
       tokenizer: digits and ``-`` must be one id each.
       image_tokens: embeddings of a returned image, L.
-      style: ``"qwen"`` puts newlines inside ``<tool_response>``, as Qwen's template does.
+      style: of the prompt; for a hub's chat template its frame, :attr:`medvista_jax.text.hub_chat.HubChat.frame`.
       extra: further texts, kinds ``len(Fault)`` and up; ``{0}``, ``{1}`` … are number slots.
 
     Raises:
       ValueError: when a digit is not one id, or for an unknown style.
     """
-    if style not in ("compact", "qwen"):
+    frame = _FRAMES.get(style) if isinstance(style, str) else style
+    if frame is None:
         raise ValueError(f"style {style!r} is not one of 'compact', 'qwen'")
-    gap = "\n" if style == "qwen" else ""
-    minus, pad = _single(tokenizer, "-"), tokenizer.special["<|image_pad|>"]
     texts = [IMAGE_TEXT, *(ERRORS[fault] for fault in Fault if fault != Fault.NONE), *extra]
-
-    rows = []
-    for final in ("", FINAL_TEXT):
-        for kind, text in enumerate(texts):
-            row: list[tuple[int, int, int, int]] = []  # id, feature, number, place
-
-            def words(part: str, row: list = row) -> None:
-                row.extend((token, -1, -1, 0) for token in tokenizer.encode(part))
-
-            words(f"<|im_end|>\n<|im_start|>user\n<tool_response>{gap}")
-            if kind == Fault.NONE:
-                words("<|vision_start|>")
-                row.extend((pad, k, -1, 0) for k in range(image_tokens))
-                words("<|vision_end|>")
-            pieces = (text + final).replace("}", "{").split("{")  # text, number, text, number, … text
-            for at, piece in enumerate(pieces):
-                if at % 2 == 0:
-                    words(piece)
-                else:
-                    row.append((minus, -1, int(piece), -1))
-                    row.extend((pad, -1, int(piece), place) for place in reversed(range(NUMBER_DIGITS)))
-            words(f"{gap}</tool_response><|im_end|>\n<|im_start|>assistant\n")
-            rows.append(row)
-
+    rows = [
+        _observation_row(tokenizer, frame, text + final, image_tokens if kind == Fault.NONE else None)
+        for final in ("", FINAL_TEXT)
+        for kind, text in enumerate(texts)
+    ]
     width = max(map(len, rows))
     table = np.full((len(rows), width, 4), [tokenizer.pad_id, -1, -1, 0], np.int32)
     valid = np.zeros((len(rows), width), bool)
@@ -215,6 +224,35 @@ def build_observations(
         valid[index, : len(row)] = True
     digits = np.array([_single(tokenizer, str(d)) for d in range(10)], np.int32)
     return ObservationTemplates(table[..., 0], valid, table[..., 1], table[..., 2], table[..., 3], digits)
+
+
+def _observation_row(
+    tokenizer: Tokenizer, frame: Frame, text: str, image_tokens: int | None
+) -> list[tuple[int, int, int, int]]:
+    """Id, feature, number and place of every slot. An image stands before the text; ``{0}`` in it is a number."""
+    minus, pad = _single(tokenizer, "-"), tokenizer.special[frame.image_symbol]
+    row: list[tuple[int, int, int, int]] = []
+    pending = frame.before  # text is encoded in one go: pieces of a vocabulary reach across the parts' borders
+
+    def flush() -> None:
+        row.extend((token, -1, -1, 0) for token in tokenizer.encode(pending))
+
+    if image_tokens is not None:
+        pending += frame.image_before
+        flush()
+        row.extend((pad, k, -1, 0) for k in range(image_tokens))
+        pending = frame.image_after
+    for at, piece in enumerate(text.replace("}", "{").split("{")):  # text, number, text, number, … text
+        if at % 2 == 0:
+            pending += piece
+            continue
+        flush()
+        row.append((minus, -1, int(piece), -1))
+        row.extend((pad, -1, int(piece), place) for place in reversed(range(NUMBER_DIGITS)))
+        pending = ""
+    pending += frame.after
+    flush()
+    return row
 
 
 def render(

@@ -339,5 +339,6 @@ def compile_stops(
     pieces_VM, sizes_V = token_bytes
     table = np.repeat(np.arange(found + 1, dtype=np.int16)[:, None], len(sizes_V), axis=1)
     for at in range(pieces_VM.shape[1]):
-        table = np.where(at < sizes_V, step[table, pieces_VM[:, at]], table)
+        longer = np.flatnonzero(at < sizes_V)  # few of a hub's 150,000 ids
+        table[:, longer] = step[table[:, longer], pieces_VM[longer, at]]
     return Stops(table, found)

@@ -72,9 +72,21 @@ def encode_plain(tokenizer: Tokenizer, text: str) -> list[int]:
     Each tag of :data:`TAGS` and each special symbol of the tokenizer is cut after its first character, and
     the two parts are encoded alone. Decoding gives ``text`` back.
     """
+    return encode_between(tokenizer, "", text, "")
+
+
+def encode_between(tokenizer: Tokenizer, before: str, text: str, after: str) -> list[int]:
+    """Ids of ``before + text + after`` where tags act in ``before`` and ``after`` only.
+
+    Text without a tag is encoded in one go with what stands around it, for pieces of a vocabulary reach across the
+    borders. A tag in ``text``, or one that ``text`` would complete, is cut as :func:`encode_plain` says.
+    """
     symbols = sorted({*TAGS, *tokenizer.special} - {"\n"}, key=len, reverse=True)
-    cuts = [match.start() + 1 for match in re.finditer("|".join(map(re.escape, symbols)), text)]
-    parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    whole, start, stop = before + text + after, len(before), len(before) + len(text)
+    # Looked for at every place, for tags may overlap.
+    found = re.finditer(f"(?=({'|'.join(map(re.escape, symbols))}))", whole)
+    cuts = [match.start() + 1 for match in found if match.start() < stop and match.end(1) > start]
+    parts = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     return [token for part in parts for token in tokenizer.encode(part)]
 
 

@@ -15,6 +15,7 @@ from medvista_jax.text.tokenizer import (
     HubTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
+    encode_between,
     encode_plain,
 )
 from medvista_jax.text.train_tokenizer import train
@@ -90,6 +91,33 @@ def test_plain_text_has_no_symbols(tokenizer: Tokenizer, parts: list[str]) -> No
     ids = encode_plain(tokenizer, text)
     assert tokenizer.decode(ids) == text
     assert not set(ids) & {i for symbol, i in tokenizer.special.items() if symbol != "\n"}
+
+
+@BOTH
+def test_text_between_tags_is_encoded_with_its_neighbours(tokenizer: Tokenizer) -> None:
+    whole = "<|im_start|>us", "er\nWhich si", "de<|im_end|>"
+    assert encode_between(tokenizer, *whole) == tokenizer.encode("".join(whole))
+    assert encode_between(tokenizer, *whole) != [i for part in whole for i in tokenizer.encode(part)]
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "parts",
+    [("<|im_start|><", "|im_end|>", ""), ("", "a<|im_", "end|>"), ("<|im", "_e", "nd|><|im_start|>")],
+)
+def test_text_cannot_complete_a_tag(tokenizer: Tokenizer, parts: tuple[str, str, str]) -> None:
+    ids = encode_between(tokenizer, *parts)
+    assert tokenizer.decode(ids) == "".join(parts)
+    assert tokenizer.special["<|im_end|>"] not in ids
+    assert ids.count(tokenizer.special["<|im_start|>"]) == "".join(parts).count("<|im_start|>")
+
+
+def test_tags_that_overlap_are_all_cut() -> None:
+    backend = pytest.importorskip("tokenizers").Tokenizer.from_str(HUB.backend.to_str())
+    backend.add_special_tokens(["<<x", "<x>"])
+    tokenizer = HubTokenizer(backend)
+    ids = encode_plain(tokenizer, "<<x>")
+    assert tokenizer.decode(ids) == "<<x>" and not set(ids) & set(tokenizer.special.values())
 
 
 @BOTH
