@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medvista_jax.models.names import Entry
+from medvista_jax.models.preprocess.hub_config import levels_of
 from medvista_jax.models.tensor_files import BadCheckpoint, check_folder, read_json
 
 
@@ -98,18 +99,23 @@ def family_of_config(config: dict[str, Any], origin: str | Path = "config.json")
 
 
 def read_config(family: Family, folder: str | Path) -> Any:
-    """The family's configuration from a folder.
+    """The family's configuration from a folder: ``config.json``, and the levels of the image processor's settings.
 
     Raises:
       BadCheckpoint: ``config.json`` is damaged, or asks for what is not ported.
     """
     path = Path(folder) / "config.json"
     try:
-        return family.params().config_from_hub(_hub_config(folder) if family.transformers else read_json(path))
+        config = family.params().config_from_hub(_hub_config(folder) if family.transformers else read_json(path))
     except BadCheckpoint:
         raise
     except ValueError as error:
         raise BadCheckpoint(f"{path}: {error}") from error
+    try:
+        mean, std = levels_of(folder, config.image_mean, config.image_std)
+    except ValueError as error:
+        raise BadCheckpoint(str(error)) from error
+    return dataclasses.replace(config, image_mean=mean, image_std=std)
 
 
 def _hub_config(folder: str | Path) -> Any:

@@ -164,6 +164,20 @@ def test_a_head_on_disk_counts_more_than_the_configuration(qwen, tmp_path):
     assert saved["tie_word_embeddings"] is saved["text_config"]["tie_word_embeddings"] is False
 
 
+@every_family
+def test_levels_are_those_of_the_folders_image_processor(tmp_path, kind):
+    folder = make_folder(tmp_path / kind, kind)
+    usual = models.load(folder)[0].config
+    settings = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    model, _ = models.load(folder)
+    assert (model.config.image_mean, model.config.image_std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert dataclasses.replace(model.config, image_mean=usual.image_mean, image_std=usual.image_std) == usual
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(BadCheckpoint, match="preprocessor_config.json is no JSON"):
+        models.load(folder)
+
+
 def test_a_model_is_what_it_was_whatever_it_remembers(qwen):
     model, _ = models.load(qwen, image_size=(32, 64))
     assert model.image_size == (32, 64)
@@ -286,7 +300,7 @@ def test_files_beside_the_weights_come_along(qwen, tmp_path):
         "tokenizer_config.json": "[1]",
         "vocab.json": "v",
         "merges.txt": "m",
-        "preprocessor_config.json": "p",
+        "preprocessor_config.json": "{ }",
         "video_preprocessor_config.json": "q",
         "chat_template.jinja": "c",
         "generation_config.json": "g",

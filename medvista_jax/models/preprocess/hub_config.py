@@ -10,14 +10,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-def read_image_config(folder: str | Path, processors: tuple[str, ...]) -> tuple[dict[str, Any], Path]:
+def read_image_config(folder: str | Path, processors: tuple[str, ...] | None = None) -> tuple[dict[str, Any], Path]:
     """The settings of a folder's image processor, and the file they stand in.
 
     Newer checkpoints keep them as ``image_processor`` in ``processor_config.json``; it wins, as in transformers, over
     ``preprocessor_config.json``. Keys that are null count as absent.
 
     Args:
-      processors: class names that may stand there, without the endings Fast and Pil.
+      processors: class names that may stand there, without the endings Fast and Pil; any when left out.
 
     Raises:
       FileNotFoundError: when neither file holds settings; names both.
@@ -36,9 +36,26 @@ def read_image_config(folder: str | Path, processors: tuple[str, ...]) -> tuple[
             )
         found = _read(path)
     named = found.get("image_processor_type")
-    if named is not None and named.removesuffix("Fast").removesuffix("Pil") not in processors:
+    if (
+        named is not None
+        and processors is not None
+        and named.removesuffix("Fast").removesuffix("Pil") not in processors
+    ):
         raise ValueError(f"{path} is for {named}; this family takes {' or '.join(processors)}")
     return {key: value for key, value in found.items() if value is not None}, path
+
+
+def levels_of(folder: str | Path, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[tuple, tuple]:
+    """:func:`mean_and_std` of a folder; the arguments where it says nothing about image preprocessing.
+
+    Raises:
+      ValueError: a file that is no JSON object of settings.
+    """
+    try:
+        settings, _ = read_image_config(folder)
+    except FileNotFoundError:
+        return mean, std
+    return mean_and_std(settings, mean, std)
 
 
 def _read(path: Path) -> dict[str, Any]:
