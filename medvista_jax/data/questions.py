@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from medvista_jax.core.types import AnswerKey, ImageBank, Question
-from medvista_jax.text.chat import render_prompt
+from medvista_jax.text.chat import Chat
 from medvista_jax.text.normalise import normalise
 from medvista_jax.tools.base import Tool
 
@@ -27,7 +27,7 @@ class QuestionPool:
         self,
         items: Sequence,
         families: Sequence[str],
-        tokenizer,
+        chat: Chat,
         tools: Sequence[Tool],
         tokens_per_image: int,
         prompt_slots: int,
@@ -49,18 +49,18 @@ class QuestionPool:
                 raise ValueError(f"{item.id}: the answer {item.answer!r} takes more than {ANSWER_BYTES} bytes")
             self.answer[row, : len(answer)] = np.frombuffer(answer, np.uint8)
         specs = [tool.spec for tool in tools]
-        self._prompts = tuple(self._render(tokenizer, offered, tokens_per_image) for offered in ((), tuple(specs)))
+        self._prompts = tuple(self._render(chat, offered, tokens_per_image) for offered in ((), tuple(specs)))
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def _render(self, tokenizer, specs, tokens_per_image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _render(self, chat: Chat, specs, tokens_per_image: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         shape = (len(self.items), self.prompt_slots)
-        tokens = np.full(shape, tokenizer.pad_id, np.int32)
+        tokens = np.full(shape, chat.tokenizer.pad_id, np.int32)
         valid = np.zeros(shape, bool)
         feature = np.full(shape, -1, np.int32)
         for row, item in enumerate(self.items):
-            prompt = render_prompt(tokenizer, item.question, [tokens_per_image], specs)
+            prompt = chat.prompt(item.question, [tokens_per_image], specs)
             count = len(prompt.tokens)
             if count > self.prompt_slots:
                 raise ValueError(

@@ -18,6 +18,7 @@ from medvista_jax.environment.build import build_environment
 from medvista_jax.environment.gym import Environment
 from medvista_jax.learning.state import join
 from medvista_jax.models.medvista_tiny import MedVistaTiny, MedVistaTinyConfig
+from medvista_jax.text.chat import CompactChat
 from medvista_jax.text.tokenizer import SentencePieceTokenizer
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 
@@ -71,7 +72,7 @@ class Setting:
         return QuestionPool(
             items,
             Atlas("train").families,
-            self.tokenizer,
+            CompactChat(self.tokenizer),
             list(DEFAULT_TOOLS.values()),
             self.model.tokens_per_image,
             self.prompt_slots,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -152,6 +152,25 @@ def render_prompt(
     add(encode_plain(tokenizer, question))
     add(tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n"))
     return PromptTokens(tokens, feature)
+
+
+class Chat(Protocol):
+    """How prompts are rendered: :class:`CompactChat`, or :class:`medvista_jax.text.hub_chat.HubChat`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def prompt(self, question: str, image_tokens: Sequence[int], tools: Sequence[ToolSpec] = ()) -> PromptTokens: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class CompactChat:
+    """:func:`render_prompt` in the compact style, for tiny models."""
+
+    tokenizer: Tokenizer
+
+    def prompt(self, question: str, image_tokens: Sequence[int], tools: Sequence[ToolSpec] = ()) -> PromptTokens:
+        return render_prompt(self.tokenizer, question, image_tokens, tools)
 
 
 @struct.dataclass

@@ -9,6 +9,7 @@ import pytest
 
 from medvista_jax.data.item import AtlasItem
 from medvista_jax.data.questions import QuestionPool
+from medvista_jax.text.chat import CompactChat
 from medvista_jax.text.normalise import normalise
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 from tests import tiny
@@ -38,7 +39,7 @@ def make_item(number: int, **changes) -> AtlasItem:
 
 def make_pool(items, prompt_slots: int = 48) -> QuestionPool:
     tools = list(DEFAULT_TOOLS.values())
-    return QuestionPool(items, FAMILIES, tiny.TOKENIZER, tools, 4, prompt_slots, turns=3)
+    return QuestionPool(items, FAMILIES, CompactChat(tiny.TOKENIZER), tools, 4, prompt_slots, turns=3)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from medvista_jax.data.item import AtlasItem
 from medvista_jax.data.questions import QuestionPool
 from medvista_jax.environment import gym
 from medvista_jax.rollout import loop, scripted
+from medvista_jax.text.chat import CompactChat
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 from tests import tiny
 
@@ -44,7 +45,9 @@ def item(answer: str = ANSWER, target=TARGET, family: str = "family59") -> Atlas
 
 def pool(*items: AtlasItem) -> QuestionPool:
     tools = list(DEFAULT_TOOLS.values())
-    return QuestionPool(items, FAMILIES, tiny.TOKENIZER, tools, tiny.MODEL.tokens_per_image, 48, tiny.TURNS)
+    return QuestionPool(
+        items, FAMILIES, CompactChat(tiny.TOKENIZER), tools, tiny.MODEL.tokens_per_image, 48, tiny.TURNS
+    )
 
 
 SENTINELS = np.array([*TARGET, *(t / 1000 for t in TARGET), 59])
