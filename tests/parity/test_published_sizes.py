@@ -18,6 +18,10 @@ PARAMETERS = {
     "Qwen3-VL-2B": 2.13e9,
     "Qwen3-VL-4B": 4.44e9,
     "Qwen3-VL-8B": 8.77e9,
+    "InternVL3-1B": 0.938e9,
+    "InternVL3-2B": 2.09e9,
+    "InternVL3-8B": 7.94e9,
+    "InternVL3-14B": 15.1e9,
 }
 """As the model cards have it."""
 

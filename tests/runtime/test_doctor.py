@@ -34,7 +34,7 @@ def test_a_healthy_machine_exits_with_zero(tmp_path, monkeypatch, capsys):
         "compile cache",
     ):
         assert word in out
-    assert out.endswith("Everything needed is here.\n")
+    assert "\nEverything needed is here." in out  # and perhaps notes: of files that the first use fetches
 
 
 def test_a_hidden_package_is_named_with_its_remedy(tmp_path, monkeypatch, capsys):
@@ -73,14 +73,16 @@ def test_a_wrong_python_and_a_full_disk_are_needed(monkeypatch, tmp_path):
     assert "--out" in doctor.check_storage(tmp_path)[0].remedy
 
 
-def test_images_that_are_fetched_once(monkeypatch, tmp_path):
+def test_files_that_are_fetched_once(monkeypatch, tmp_path):
     monkeypatch.setenv("MEDVISTA_CACHE", str(tmp_path))
-    (check,) = doctor.check_fetched()
+    check, language, vision = doctor.check_fetched()
     assert not check.needed and "medvista_jax.data.atlas --sheet" in check.remedy
+    for weights in (language, vision):
+        assert not weights.needed and "-m medvista_jax.models.medvista_smol" in weights.remedy
     (tmp_path / "stardist-0.9.2").mkdir()
     for name in ("histo.jpg", "img2d.tif", "mask2d.tif"):
         (tmp_path / "stardist-0.9.2" / name).write_bytes(b"x")
-    (check,) = doctor.check_fetched()
+    check, *_ = doctor.check_fetched()
     assert check.value.startswith("3 files") and not check.remedy
 
 

@@ -1,0 +1,260 @@
+"""The packaged 157M model: DINOv2 ViT-S/14 (arXiv 2304.07193), a two-layer connector, SmolLM2-135M (arXiv 2502.02737).
+
+Any view whose sides are multiples of patch × merge = 28 pixels is a bucket; an image costs ``(h / 28) · (w / 28)``
+embeddings:
+
+| view      | patches | embeddings |
+| --------- | ------- | ---------- |
+| 112 × 112 | 8 × 8   | 16         |
+| 224 × 224 | 16 × 16 | 64         |
+| 224 × 336 | 16 × 24 | 96         |
+| 336 × 336 | 24 × 24 | 144        |
+| 448 × 448 | 32 × 32 | 256        |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medvista_jax.core.types import Array, Params
+from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig, attend
+from medvista_jax.models.hub_model import HubModel
+from medvista_jax.models.images import normalise
+from medvista_jax.models.vlm import Features
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the tower; DINOv2 ViT-S/14 by default.
+
+    Attributes:
+      patch: pixels a side of a patch.
+      grid: side of the learned position table, resampled to the grid of the view.
+    """
+
+    width: int = 384
+    layers: int = 12
+    heads: int = 6
+    feed_forward: int = 1536
+    patch: int = 14
+    channels: int = 3
+    grid: int = 37
+    norm_epsilon: float = 1e-6
+    activation: str = "gelu"
+    qkv_bias: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class MedVistaSmolConfig:
+    """Tower, connector and decoder.
+
+    Attributes:
+      connector_width: hidden width of the connector.
+      merge: patches a side of a square that becomes one embedding.
+      image_token: id that stands for one embedding of an image.
+      image_mean, image_std: of the pixels, by colour (ImageNet's).
+      view: h, w of the bucket that a model takes unless told otherwise; what the connector was trained on.
+    """
+
+    decoder: DecoderConfig
+    image_token: int
+    vision: VisionConfig = VisionConfig()
+    connector_width: int = 576
+    merge: int = 2
+    connector_activation: str = "gelu"
+    image_mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    view: tuple[int, int] = (224, 224)
+
+
+def bicubic(count: int, size: int) -> np.ndarray:
+    """Matrix float32 ``[count, size]`` that resamples ``size`` values to ``count``.
+
+    Cubic convolution with a = -0.75, half-pixel centres, the border repeated, no antialiasing: what
+    ``torch.nn.functional.interpolate`` calls bicubic (Keys 1981, doi 10.1109/TASSP.1981.1163711).
+    """
+    a = -0.75
+    at = (np.arange(count, dtype=np.float64) + 0.5) * (size / count) - 0.5
+    first = np.floor(at).astype(int)
+    matrix = np.zeros((count, size))
+    for offset in (-1, 0, 1, 2):
+        x = np.abs(at - (first + offset))
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        weight = np.where(x <= 1, near, far)
+        np.add.at(matrix, (np.arange(count), np.clip(first + offset, 0, size - 1)), weight)
+    return matrix.astype(np.float32)
+
+
+class VisionBlock(nn.Module):
+    """Pre-norm attention and feed-forward; a learned scale a channel before each sum (arXiv 2103.17239)."""
+
+    config: VisionConfig
+
+    @nn.compact
+    def __call__(self, x_NPE: Array) -> Array:
+        c, dtype = self.config, x_NPE.dtype
+        count, length, width = x_NPE.shape
+
+        def heads(name: str) -> Array:
+            y = nn.Dense(width, use_bias=c.qkv_bias, name=name, dtype=dtype)(y_NPE)
+            return y.reshape(count, length, c.heads, width // c.heads)
+
+        def scaled(y_NPE: Array, name: str) -> Array:
+            scale_E = self.param(name, nn.initializers.ones, (width,), jnp.float32)
+            return y_NPE * scale_E.astype(dtype)[None, None]
+
+        y_NPE = nn.LayerNorm(c.norm_epsilon, name="norm1", dtype=dtype)(x_NPE)
+        k_NHPD, v_NHPD = heads("key").transpose(0, 2, 1, 3), heads("value").transpose(0, 2, 1, 3)
+        y_NPE = nn.Dense(width, name="out", dtype=dtype)(attend(heads("query"), k_NHPD, v_NHPD, None))
+        x_NPE = x_NPE + scaled(y_NPE, "scale1")
+        y_NPE = nn.LayerNorm(c.norm_epsilon, name="norm2", dtype=dtype)(x_NPE)
+        y_NPF = ACTIVATIONS[c.activation](nn.Dense(c.feed_forward, name="up", dtype=dtype)(y_NPE))
+        return x_NPE + scaled(nn.Dense(width, name="down", dtype=dtype)(y_NPF), "scale2")
+
+
+class VisionTower(nn.Module):
+    """Normalised pixels ``[N, h, w, C]`` to ``[N, 1 + patches, width]``: the class token, then patches row by row."""
+
+    config: VisionConfig
+
+    @nn.compact
+    def __call__(self, x_NhwC: Array) -> Array:
+        c = self.config
+        count, rows, columns = x_NhwC.shape[0], x_NhwC.shape[1] // c.patch, x_NhwC.shape[2] // c.patch
+        normal = nn.initializers.normal(0.02)
+        table_1PE = self.param("position", normal, (1, 1 + c.grid**2, c.width))
+        class_11E = self.param("class_token", normal, (1, 1, c.width))
+        dtype = table_1PE.dtype
+        x = x_NhwC.reshape(count, rows, c.patch, columns, c.patch, c.channels)
+        x = x.transpose(0, 1, 3, 5, 2, 4)  # within a patch: channel, row, column, as torch's convolutions have it
+        x_NPD = x.reshape(count, rows * columns, c.channels * c.patch**2).astype(dtype)
+        x_NPE = nn.Dense(c.width, name="patch", dtype=dtype)(x_NPD)
+        x_NPE = jnp.concatenate([jnp.broadcast_to(class_11E, (count, 1, c.width)).astype(dtype), x_NPE], axis=1)
+        x_NPE = x_NPE + self.positions(table_1PE, rows, columns)
+        for i in range(c.layers):
+            x_NPE = VisionBlock(c, name=f"layer_{i}")(x_NPE)
+        return nn.LayerNorm(c.norm_epsilon, name="final_norm", dtype=dtype)(x_NPE)
+
+    def positions(self, table_1PE: Array, rows: int, columns: int) -> Array:
+        """The table on the grid of the view, in float32 and then in its own dtype: half a percent would be lost."""
+        side, width = self.config.grid, self.config.width
+        table_YXE = table_1PE[0, 1:].reshape(side, side, width).astype(jnp.float32)
+        table_YXE = jnp.einsum("ys,sxe->yxe", bicubic(rows, side), table_YXE, precision="highest")
+        table_YXE = jnp.einsum("xs,yse->yxe", bicubic(columns, side), table_YXE, precision="highest")
+        patches_1PE = table_YXE.reshape(1, rows * columns, width).astype(table_1PE.dtype)
+        return jnp.concatenate([table_1PE[:, :1], patches_1PE], axis=1)
+
+
+class Connector(nn.Module):
+    """Squares of ``merge × merge`` patches to one decoder embedding each: two layers."""
+
+    config: MedVistaSmolConfig
+
+    @nn.compact
+    def __call__(self, x_NYXE: Array) -> Array:
+        c = self.config
+        count, rows, columns, width = x_NYXE.shape
+        x = x_NYXE.reshape(count, rows // c.merge, c.merge, columns // c.merge, c.merge, width)
+        x_NLE = x.transpose(0, 1, 3, 2, 4, 5).reshape(count, -1, c.merge**2 * width)
+        x_NLE = nn.Dense(c.connector_width, name="up", dtype=x_NLE.dtype)(x_NLE)
+        x_NLE = ACTIVATIONS[c.connector_activation](x_NLE)
+        return nn.Dense(c.decoder.width, name="down", dtype=x_NLE.dtype)(x_NLE)
+
+
+@dataclasses.dataclass(frozen=True)
+class MedVistaSmol(HubModel):
+    """The model as pure functions; see :class:`medvista_jax.models.vlm.VisionLanguageModel`.
+
+    Attributes:
+      image_size: h, w of the views; left out, the configuration's.
+    """
+
+    config: MedVistaSmolConfig
+    image_size: tuple[int, int] = ()
+
+    def __post_init__(self) -> None:
+        if not self.image_size:
+            object.__setattr__(self, "image_size", self.config.view)
+        unit = self.config.vision.patch * self.config.merge
+        if any(side < unit or side % unit for side in self.image_size):
+            raise ValueError(
+                f"image_size {self.image_size} must be multiples of patch x merge = {unit} pixels; the nearest is "
+                f"{tuple(max(unit, round(side / unit) * unit) for side in self.image_size)}"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches of a view: rows, columns."""
+        return self.image_size[0] // self.config.vision.patch, self.image_size[1] // self.config.vision.patch
+
+    @property
+    def tokens_per_image(self) -> int:
+        return self.grid[0] * self.grid[1] // self.config.merge**2
+
+    def init(self, key: Array) -> Params:
+        c = self.config
+        key_vision, key_connector, key_decoder = jax.random.split(key, 3)
+        side = c.vision.patch * c.merge
+        pixels = jnp.zeros((1, side, side, c.vision.channels), jnp.float32)
+        patches = jnp.zeros((1, c.merge, c.merge, c.vision.width), jnp.float32)
+        return {
+            "vision": VisionTower(c.vision).init(key_vision, pixels)["params"],
+            "connector": Connector(c).init(key_connector, patches)["params"],
+            "decoder": self.init_decoder(key_decoder),
+        }
+
+    def encode_patches(self, params: Params, pixels_NhwC: Array) -> Array:
+        """The vision tower alone, on normalised pixels of any bucket: ``[N, rows, columns, vision width]``."""
+        c = self.config.vision
+        x_NPE = VisionTower(c).apply({"params": params["vision"]}, pixels_NhwC)
+        rows, columns = pixels_NhwC.shape[1] // c.patch, pixels_NhwC.shape[2] // c.patch
+        return x_NPE[:, 1:].reshape(len(pixels_NhwC), rows, columns, c.width)
+
+    def connect(self, params: Params, patches_NYXE: Array) -> Features:
+        """Embeddings ``[N, L, E]`` of what :meth:`encode_patches` gives."""
+        return Connector(self.config).apply({"params": params["connector"]}, patches_NYXE)
+
+    def normalised(self, pixels_NhwC: Array) -> Array:
+        """uint8 views to what the tower reads."""
+        return normalise(pixels_NhwC, self.config.image_mean, self.config.image_std)
+
+    def encode_images(self, params: Params, pixels_NhwC: Array) -> Features:
+        return self.connect(params, self.encode_patches(params, self.normalised(pixels_NhwC)))
+
+    def encode_inputs(
+        self, params: Params, pixel_values: np.ndarray, image_grid_thw: np.ndarray | None = None
+    ) -> tuple[Features, None]:
+        """Features of images as the hub's processor hands them over.
+
+        Args:
+          pixel_values: ``[images, 3, h, w]``, normalised.
+          image_grid_thw: not used; the sizes say it.
+
+        Returns:
+          ``[N, E]``, the embeddings of all images one behind the other, and nothing about places: every embedding
+          takes the next position.
+
+        Raises:
+          ValueError: a shape that is no image, or sides that are no multiples of patch × merge.
+        """
+        c = self.config
+        unit = c.vision.patch * c.merge
+        shape = np.shape(pixel_values)
+        if len(shape) != 4 or shape[1] != c.vision.channels or shape[2] % unit or shape[3] % unit:
+            raise ValueError(
+                f"pixel_values must be [images, {c.vision.channels}, h, w], h and w multiples of {unit}, not {shape}"
+            )
+        return _encode(self, params, jnp.asarray(pixel_values).transpose(0, 2, 3, 1)), None
+
+
+@partial(jax.jit, static_argnames=("model",))
+def _encode(model: MedVistaSmol, params: Params, pixels_NhwC: Array) -> Array:
+    features_NLE = model.connect(params, model.encode_patches(params, pixels_NhwC))
+    return features_NLE.reshape(-1, features_NLE.shape[-1])
