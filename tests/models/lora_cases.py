@@ -11,6 +11,8 @@ import numpy as np
 from medvista_jax.core.types import Params
 from medvista_jax.models.blocks import DecoderConfig
 from medvista_jax.models.lora import LoRAConfig, init_lora, with_lora
+from medvista_jax.models.medvista_smol.modeling import MedVistaSmol, MedVistaSmolConfig
+from medvista_jax.models.medvista_smol.modeling import VisionConfig as SmolVisionConfig
 from medvista_jax.models.names import flatten, nest
 from medvista_jax.models.qwen3_vl import Qwen3VL, Qwen3VLConfig
 from medvista_jax.models.qwen3_vl.modeling import VisionConfig
@@ -38,7 +40,17 @@ QWEN = Qwen3VL(
 )
 """Four embeddings an image of 16 × 16, as ``tiny.MODEL`` has them: the environment of tests/tiny.py serves both."""
 
-MODELS = {"medvista_tiny": tiny.MODEL, "qwen3_vl": QWEN}
+SMOL = MedVistaSmol(
+    MedVistaSmolConfig(
+        DecoderConfig(tiny.VOCAB, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, feed_forward=48),
+        image_token=tiny.VOCAB - 1,
+        vision=SmolVisionConfig(width=16, layers=2, heads=2, feed_forward=24, patch=4, grid=5),
+        connector_width=24,
+    ),
+    image_size=(16, 16),
+)
+
+MODELS = {"medvista_tiny": tiny.MODEL, "qwen3_vl": QWEN, "medvista_smol": SMOL}
 EVERYTHING = LoRAConfig(rank=3, alpha=5.0, modules=".*")
 
 

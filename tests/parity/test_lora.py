@@ -22,11 +22,13 @@ from medvista_jax.models.tensor_files import TensorFiles
 from tests.parity import families
 from tests.parity.reference import Pair, gap, our_logits, their_logits
 
+GRIDS = [[3, (4, 6), 5], [2, (2, 4), 1, (4, 4), 3]]
 CASES = {
-    "qwen3_vl": (families.qwen3_vl, families.qwen_inputs),
-    "qwen2_5_vl": (families.qwen2_5_vl, families.qwen_inputs),
+    "qwen3_vl": (families.qwen3_vl, families.qwen_inputs, GRIDS),
+    "qwen2_5_vl": (families.qwen2_5_vl, families.qwen_inputs, GRIDS),
+    "internvl": (families.internvl, families.internvl_inputs, [[3, (30, 50), 5], [2, (16, 16), 1]]),
 }
-ROWS = [[3, (4, 6), 5], [2, (2, 4), 1, (4, 4), 3]]
+"""Model, maker of inputs, rows: parts of text and images, by patches (Qwen) or pixels."""
 EVERYTHING = LoRAConfig(rank=3, alpha=5.0, modules=".*")
 TOLERANCE = 1e-5
 """Of the largest logit. A scale of alpha in place of alpha / rank moves them by more than 0.01."""
@@ -34,9 +36,9 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(params=CASES)
 def case(request):
-    make, inputs = CASES[request.param]
+    make, inputs, rows = CASES[request.param]
     pair = make()
-    return pair, inputs(pair, ROWS)
+    return pair, inputs(pair, rows)
 
 
 def adapted(pair: Pair, config: LoRAConfig = EVERYTHING):
