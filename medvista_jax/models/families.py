@@ -20,7 +20,8 @@ class Family:
 
     The package holds the model class, a frozen dataclass after :class:`medvista_jax.models.hub_model.HubModel`. Its
     ``params`` module holds ``config_from_hub(config)``, ``entries(config)`` and ``RULES``, and may hold ``IGNORED``:
-    regexes on names of tensors that checkpoints carry and the model does not need.
+    regexes on names of tensors that checkpoints carry and the model does not need, and ``IN_MEMORY``: what transformers
+    calls tensors in memory where that is not their name on disk (see :mod:`medvista_jax.models.lora_files`).
 
     Attributes:
       package: where it lives.

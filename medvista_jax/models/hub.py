@@ -171,6 +171,11 @@ def gather(leaf: Array | np.ndarray) -> np.ndarray:
 
 
 def _family_to_save(model: Any, leaves: Mapping[str, Any]) -> Family:
+    if model.adapters is not None:
+        raise ValueError(
+            f"this {type(model).__name__} has adapters, which a hub folder cannot hold: merge them first "
+            "(models.lora.merge), or write them alone (models.lora_files.save_adapters)"
+        )
     if model.source is None:
         raise ValueError(
             f"this {type(model).__name__} was not loaded from a folder, so its config.json is unknown; give it one: "

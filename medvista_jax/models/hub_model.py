@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from medvista_jax.core.types import Array, Params
+from medvista_jax.models.adaptable import Adaptable
 from medvista_jax.models.blocks import Decoder, DecoderConfig, empty_cache
 from medvista_jax.models.vlm import Features, KVCache, mix_embeddings, sequential_positions
 
@@ -28,7 +29,7 @@ class HubSource:
 
 
 @dataclasses.dataclass(frozen=True)
-class HubModel:
+class HubModel(Adaptable):
     """Base of the ports; see :class:`medvista_jax.models.vlm.VisionLanguageModel`.
 
     Attributes:
@@ -58,7 +59,7 @@ class HubModel:
 
     def decoder(self) -> nn.Module:
         """The decoder as a module over ``params["decoder"]``."""
-        return Decoder(self.config.decoder)
+        return self.module(Decoder(self.config.decoder), "decoder")
 
     def init_decoder(self, key: Array) -> Params:
         """Fresh decoder parameters."""

@@ -233,9 +233,10 @@ class InternVL(HubModel):
         key_vision, key_connector, key_decoder = jax.random.split(key, 3)
         pixels_NChw = jnp.zeros((1, len(c.image_mean), *self.image_size), jnp.float32)
         x_NPE = jnp.zeros((1, c.merge**2, c.vision.width), jnp.float32)
+        tower, connector = self.module(VisionTower(c.vision), "vision"), self.module(Connector(c), "connector")
         return {
-            "vision": VisionTower(c.vision).init(key_vision, pixels_NChw)["params"],
-            "connector": Connector(c).init(key_connector, x_NPE)["params"],
+            "vision": tower.init(key_vision, pixels_NChw)["params"],
+            "connector": connector.init(key_connector, x_NPE)["params"],
             "decoder": self.init_decoder(key_decoder),
         }
 
@@ -243,9 +244,10 @@ class InternVL(HubModel):
         """Embeddings ``[N, L, E]`` of normalised tiles of any size that :meth:`InternVLConfig.side` allows."""
         c = self.config
         c.side(*pixels_NChw.shape[2:])
-        *states, last = VisionTower(c.vision).apply({"params": params["vision"]}, pixels_NChw)
+        tower, connector = self.module(VisionTower(c.vision), "vision"), self.module(Connector(c), "connector")
+        *states, last = tower.apply({"params": params["vision"]}, pixels_NChw)
         x_NPE = last if c.feature_layer == -1 else states[c.feature_layer]
-        return Connector(c).apply({"params": params["connector"]}, x_NPE if c.keep_cls else x_NPE[:, 1:])
+        return connector.apply({"params": params["connector"]}, x_NPE if c.keep_cls else x_NPE[:, 1:])
 
     def encode_images(self, params: Params, pixels_NhwC: Array) -> Features:
         c = self.config

@@ -26,6 +26,13 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 )
 """(regex on the path, specification); the first that is found counts."""
 
+IN_MEMORY: tuple[tuple[str, str], ...] = (
+    (r"^language_model\.model\.", "model.language_model."),
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^", "model."),
+)
+"""(regex on the name on disk, replacement): what transformers calls a tensor in memory, and PEFT its adapters."""
+
 DECODERS = ("qwen2", "qwen3", "llama")
 NORMS = ("layer_norm", "rms_norm")
 STRATEGIES = ("default", "full")

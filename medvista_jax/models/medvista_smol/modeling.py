@@ -174,22 +174,24 @@ class MedVistaSmol(HubModel):
         side = c.vision.patch * c.merge
         pixels = jnp.zeros((1, side, side, c.vision.channels), jnp.float32)
         patches = jnp.zeros((1, c.merge, c.merge, c.vision.width), jnp.float32)
+        tower, connector = self.module(VisionTower(c.vision), "vision"), self.module(Connector(c), "connector")
         return {
-            "vision": VisionTower(c.vision).init(key_vision, pixels)["params"],
-            "connector": Connector(c).init(key_connector, patches)["params"],
+            "vision": tower.init(key_vision, pixels)["params"],
+            "connector": connector.init(key_connector, patches)["params"],
             "decoder": self.init_decoder(key_decoder),
         }
 
     def encode_patches(self, params: Params, pixels_NhwC: Array) -> Array:
         """The vision tower alone, on normalised pixels of any bucket: ``[N, rows, columns, vision width]``."""
         c = self.config.vision
-        x_NPE = VisionTower(c).apply({"params": params["vision"]}, pixels_NhwC)
+        x_NPE = self.module(VisionTower(c), "vision").apply({"params": params["vision"]}, pixels_NhwC)
         rows, columns = pixels_NhwC.shape[1] // c.patch, pixels_NhwC.shape[2] // c.patch
         return x_NPE[:, 1:].reshape(len(pixels_NhwC), rows, columns, c.width)
 
     def connect(self, params: Params, patches_NYXE: Array) -> Features:
         """Embeddings ``[N, L, E]`` of what :meth:`encode_patches` gives."""
-        return Connector(self.config).apply({"params": params["connector"]}, patches_NYXE)
+        connector = self.module(Connector(self.config), "connector")
+        return connector.apply({"params": params["connector"]}, patches_NYXE)
 
     def normalised(self, pixels_NhwC: Array) -> Array:
         """uint8 views to what the tower reads."""

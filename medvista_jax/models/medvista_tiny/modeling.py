@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from medvista_jax.core.types import Array, Params
+from medvista_jax.models.adaptable import Adaptable
 from medvista_jax.models.blocks import Decoder, DecoderConfig, empty_cache
 from medvista_jax.models.vlm import Features, KVCache, mix_embeddings, sequential_positions
 
@@ -104,7 +105,7 @@ class Connector(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class MedVistaTiny:
+class MedVistaTiny(Adaptable):
     """The model as pure functions; see :class:`medvista_jax.models.vlm.VisionLanguageModel`."""
 
     config: MedVistaTinyConfig = MedVistaTinyConfig()
@@ -125,6 +126,10 @@ class MedVistaTiny:
     def position_axes(self) -> int:
         return 1
 
+    def decoder(self) -> nn.Module:
+        """The decoder as a module over ``params["decoder"]``."""
+        return self.module(Decoder(self.config.decoder_config()), "decoder")
+
     def init(self, key: Array) -> Params:
         c = self.config
         key_vision, key_connector, key_decoder = jax.random.split(key, 3)
@@ -132,20 +137,20 @@ class MedVistaTiny:
         patches = jnp.zeros((1, (c.image // c.patch) ** 2, c.vision_width), jnp.float32)
         embeddings = jnp.zeros((1, 1, c.decoder_config().width), jnp.float32)
         token = jnp.zeros((1, 1), jnp.int32)
-        decoder = Decoder(c.decoder_config())
         return {
-            "vision": VisionTower(c).init(key_vision, pixels)["params"],
-            "connector": Connector(c).init(key_connector, patches)["params"],
-            "decoder": decoder.init(key_decoder, embeddings, token[..., None], token == 0, None, 0)["params"],
+            "vision": self.module(VisionTower(c), "vision").init(key_vision, pixels)["params"],
+            "connector": self.module(Connector(c), "connector").init(key_connector, patches)["params"],
+            "decoder": self.decoder().init(key_decoder, embeddings, token[..., None], token == 0, None, 0)["params"],
         }
 
     def encode_patches(self, params: Params, pixels_NhwC: Array) -> Array:
         """Vision tower alone: ``[N, patches, vision_width]``; the perception stage trains this."""
-        return VisionTower(self.config).apply({"params": params["vision"]}, pixels_NhwC)
+        return self.module(VisionTower(self.config), "vision").apply({"params": params["vision"]}, pixels_NhwC)
 
     def encode_images(self, params: Params, pixels_NhwC: Array) -> Features:
         patches_NLE = self.encode_patches(params, pixels_NhwC)
-        return Connector(self.config).apply({"params": params["connector"]}, patches_NLE)
+        connector = self.module(Connector(self.config), "connector")
+        return connector.apply({"params": params["connector"]}, patches_NLE)
 
     def init_cache(self, batch: int, slots: int, dtype: Any = None) -> KVCache:
         return empty_cache(self.config.decoder_config(), batch, slots, dtype or jnp.float32)
@@ -165,12 +170,10 @@ class MedVistaTiny:
         cache: KVCache | None = None,
         start: Array | int = 0,
     ) -> tuple[Array, KVCache | None]:
-        decoder = Decoder(self.config.decoder_config())
-        variables = {"params": params["decoder"]}
+        decoder, variables = self.decoder(), {"params": params["decoder"]}
         x_BTE = decoder.apply(variables, tokens_BT, method=Decoder.embed)
         x_BTE = mix_embeddings(x_BTE, features, feature_BT)
         return decoder.apply(variables, x_BTE, positions_BTZ, valid_BT, cache, start)
 
     def logits(self, params: Params, hidden_NE: Array) -> Array:
-        decoder = Decoder(self.config.decoder_config())
-        return decoder.apply({"params": params["decoder"]}, hidden_NE, method=Decoder.logits)
+        return self.decoder().apply({"params": params["decoder"]}, hidden_NE, method=Decoder.logits)

@@ -150,9 +150,10 @@ class Qwen25VL(QwenModel):
         key_vision, key_connector, key_decoder = jax.random.split(key, 3)
         patches = jnp.zeros((1, c.merge**2, c.channels * c.temporal * c.patch**2), jnp.float32)
         last = jnp.zeros((1, c.merge**2, c.width), jnp.float32)
+        tower, connector = self.module(VisionTower(c), "vision"), self.module(Connector(c), "connector")
         return {
-            "vision": VisionTower(c).init(key_vision, patches, (c.merge, c.merge))["params"],
-            "connector": Connector(c).init(key_connector, last)["params"],
+            "vision": tower.init(key_vision, patches, (c.merge, c.merge))["params"],
+            "connector": connector.init(key_connector, last)["params"],
             "decoder": self.init_decoder(key_decoder),
         }
 
@@ -164,5 +165,6 @@ class Qwen25VL(QwenModel):
         """
         c = self.config.vision
         patches_NPD = patches_NPD.astype(params["vision"]["patch"]["kernel"].dtype)
-        x_NPE = VisionTower(c).apply({"params": params["vision"]}, patches_NPD, grid)
-        return Connector(c).apply({"params": params["connector"]}, x_NPE)
+        tower, connector = self.module(VisionTower(c), "vision"), self.module(Connector(c), "connector")
+        x_NPE = tower.apply({"params": params["vision"]}, patches_NPD, grid)
+        return connector.apply({"params": params["connector"]}, x_NPE)

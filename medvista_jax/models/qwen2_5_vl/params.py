@@ -22,6 +22,9 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 )
 """(regex on the path, specification); the first that is found counts."""
 
+IN_MEMORY: tuple[tuple[str, str], ...] = ((r"^visual\.", "model.visual."), (r"^model\.", "model.language_model."))
+"""(regex on the name on disk, replacement): what transformers calls a tensor in memory, and PEFT its adapters."""
+
 
 def config_from_hub(config: Any, tied: bool | None = None) -> Qwen25VLConfig:
     """Our configuration from transformers' ``Qwen2_5_VLConfig``.

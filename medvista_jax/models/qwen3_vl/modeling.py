@@ -173,17 +173,19 @@ class Qwen3VL(QwenModel):
         key_vision, key_connector, key_decoder = jax.random.split(key, 3)
         patches = jnp.zeros((1, c.merge**2, c.channels * c.temporal * c.patch**2), jnp.float32)
         last = jnp.zeros((1, c.merge**2, c.width), jnp.float32)
+        tower, connector = self.module(VisionTower(c), "vision"), self.module(Connector(c), "connector")
         return {
-            "vision": VisionTower(c).init(key_vision, patches, (c.merge, c.merge))["params"],
-            "connector": Connector(c).init(key_connector, last, (last,) * len(c.deepstack))["params"],
+            "vision": tower.init(key_vision, patches, (c.merge, c.merge))["params"],
+            "connector": connector.init(key_connector, last, (last,) * len(c.deepstack))["params"],
             "decoder": self.init_decoder(key_decoder),
         }
 
     def encode_patches(self, params: Params, patches_NPD: Array, grid: tuple[int, int]) -> Qwen3VLFeatures:
         """Features ``[N, L, …]`` of images of one grid of patches (static), patches in merge order."""
         c = self.config.vision
-        last, seen = VisionTower(c).apply({"params": params["vision"]}, patches_NPD, grid)
-        return Connector(c).apply({"params": params["connector"]}, last, seen)
+        tower, connector = self.module(VisionTower(c), "vision"), self.module(Connector(c), "connector")
+        last, seen = tower.apply({"params": params["vision"]}, patches_NPD, grid)
+        return connector.apply({"params": params["connector"]}, last, seen)
 
     def embeddings(self, features: Qwen3VLFeatures) -> Array:
         return features.embeddings
