@@ -67,7 +67,14 @@ def check_greedy(pair: Pair, inputs: Inputs, steps: int = 32) -> None:
 
 
 def check_gradients(pair: Pair, inputs: Inputs) -> None:
-    """Mean next-token loss and the norm of its gradient over all parameters within 1e-3 of torch's, and each part's."""
+    """Mean next-token loss and the norm of its gradient, of all parameters and each part, within 1e-3 of torch's."""
+    for name, (ours, theirs) in losses_and_norms(pair, inputs).items():
+        assert theirs > 0
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, err_msg=name)
+
+
+def losses_and_norms(pair: Pair, inputs: Inputs) -> dict[str, tuple[float, float]]:
+    """Loss of the batch, norm of its gradient, and that of each part: ours and torch's."""
     mask = inputs["attention_mask"].astype(bool)
     counted = mask[:, 1:] & mask[:, :-1] & (inputs["input_ids"][:, 1:] != pair.model.config.image_token)
     target = jnp.asarray(np.where(counted, inputs["input_ids"][:, 1:], 0))
@@ -83,18 +90,19 @@ def check_gradients(pair: Pair, inputs: Inputs) -> None:
     picked = torch.log_softmax(logits, -1).gather(-1, torch.tensor(np.asarray(target)).long()[..., None])[..., 0]
     theirs = -(picked * torch.tensor(counted)).sum() / counted.sum()
     theirs.backward()
-    np.testing.assert_allclose(float(ours), float(theirs.detach()), rtol=1e-3)
-    norms = {}
+    squares = {
+        part: [sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(gradients[part])), 0.0]
+        for part in ("vision", "connector", "decoder")
+    }
     for name, parameter in pair.theirs.named_parameters():
-        part = "vision" if "visual" in name or "vision_tower" in name else "text"
+        part = "vision" if "visual" in name or "vision_tower" in name else "decoder"
         if "merger" in name or "projector" in name:
             part = "connector"
         if parameter.grad is not None:
-            norms[part] = norms.get(part, 0.0) + float(parameter.grad.double().pow(2).sum())
-    for part, name in {"vision": "vision", "connector": "connector", "decoder": "text"}.items():
-        square = sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(gradients[part]))
-        assert square > 0
-        np.testing.assert_allclose(square**0.5, norms[name] ** 0.5, rtol=1e-3, err_msg=part)
+            squares[part][1] += float(parameter.grad.double().pow(2).sum())
+    squares["all"] = [sum(pair) for pair in zip(*squares.values(), strict=True)]
+    norms = {f"gradient of {part}": (one**0.5, other**0.5) for part, (one, other) in squares.items()}
+    return {"loss": (float(ours), float(theirs.detach()))} | norms
 
 
 def check_bfloat16(pair: Pair, inputs: Inputs) -> None:
@@ -103,16 +111,21 @@ def check_bfloat16(pair: Pair, inputs: Inputs) -> None:
     Both round after every operation but in different orders; 1.5 leaves room for chance in the largest of some
     thousand rounding errors.
     """
-    mask = inputs["attention_mask"]
+    ours, theirs = bfloat16_errors(pair, inputs)
+    assert 0 < ours[0] <= 1.5 * theirs[0]
+    assert ours[1] <= 1.5 * theirs[1]
+
+
+def bfloat16_errors(pair: Pair, inputs: Inputs) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Root mean square and largest error of bfloat16 logits against transformers' float32: ours, and transformers'."""
+    there = inputs["attention_mask"].astype(bool)
     exact = their_logits(pair, inputs)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), pair.params)
     ours = our_logits(pair, inputs, half, model=dataclasses.replace(pair.model, dtype="bfloat16"))
     rounded = dataclasses.replace(pair, theirs=copy.deepcopy(pair.theirs).to(torch.bfloat16))
     theirs = their_logits(rounded, inputs)
-    there = mask.astype(bool)
-    spread = lambda x: float(np.sqrt(np.mean(np.square(x - exact)[there])))  # noqa: E731
-    assert 0 < spread(ours) <= 1.5 * spread(theirs)
-    assert gap(ours, exact, mask) <= 1.5 * gap(theirs, exact, mask)
+    errors = ((np.abs(x - exact)[there]) for x in (ours, theirs))
+    return tuple((float(np.sqrt(np.mean(np.square(error)))), float(error.max())) for error in errors)
 
 
 def check_shift_matters(pair: Pair, inputs: Inputs) -> None:
