@@ -24,7 +24,7 @@ quickstart: $(STAMP)  ## install, then train, evaluate and report medvista-tiny 
 	@$(BIN)/python experiments/quickstart.py $(ARGS)
 
 test: $(TEST_STAMP)  ## all tests, on JOBS processes
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(TEST_STAMP)  ## ruff
 	@$(BIN)/ruff check .
