@@ -141,5 +141,5 @@ def lessons_step(
         return -jnp.sum(logprob_BC) / count, jnp.sum(right_BC) / count
 
     (loss, right), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
-    metrics = {"loss": loss, "right": right, "grad_norm": optax.global_norm(gradients)}
+    metrics = {"loss": loss, "right": right, "grad_norm": optax.tree.norm(gradients)}
     return apply_gradients(state, gradients, optimizer), metrics
