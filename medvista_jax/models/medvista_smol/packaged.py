@@ -9,6 +9,7 @@ The connector between them is random: train it (``experiments/smol_align.py``) b
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,7 +20,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from medvista_jax.models.medvista_smol import gguf_weights, onnx_weights
+from medvista_jax.core.types import Params
+from medvista_jax.models.hub import save
+from medvista_jax.models.medvista_smol import MedVistaSmol, gguf_weights, onnx_weights
 from medvista_jax.models.medvista_smol.template import CHAT_TEMPLATE
 from medvista_jax.runtime.compile_cache import cache_folder
 from medvista_jax.runtime.progress import Progress
@@ -104,6 +107,22 @@ def write_folder(folder: Path) -> None:
         os.replace(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def save_for_view(model: MedVistaSmol, params: Params, folder: Path) -> None:
+    """``models.save``, with the model's own ``image_size`` as the view that the folder names from now on.
+
+    Raises:
+      FileExistsError, ValueError, OSError: as ``models.save``.
+    """
+    view = tuple(model.image_size)
+    described = json.loads(model.source.config_json) | {"view_size": list(view)}
+    source = dataclasses.replace(model.source, config_json=json.dumps(described))
+    named = dataclasses.replace(model, config=dataclasses.replace(model.config, view=view), source=source)
+    save(named, params, folder)
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) | {"size": {"height": view[0], "width": view[1]}}
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def connector_weights(inputs: int, width: int) -> dict[str, np.ndarray]:
