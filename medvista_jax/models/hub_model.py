@@ -28,6 +28,16 @@ class HubSource:
     folder: str
 
 
+def require_blocks(image_size: tuple[int, int], patch: int, merge: int) -> None:
+    """Raises ValueError when blocks of ``merge × merge`` patches do not divide a view."""
+    unit = patch * merge
+    if any(side < unit or side % unit for side in image_size):
+        raise ValueError(
+            f"image_size {tuple(image_size)} must be multiples of patch x merge = {unit} pixels; the nearest is "
+            f"{tuple(max(unit, round(side / unit) * unit) for side in image_size)}"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class HubModel(Adaptable):
     """Base of the ports; see :class:`medvista_jax.models.vlm.VisionLanguageModel`.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medvista_jax.core.types import Array, Params
-from medvista_jax.models.hub_model import HubModel
+from medvista_jax.models.hub_model import HubModel, require_blocks
 from medvista_jax.models.images import qwen_patches
 from medvista_jax.models.inputs import BadInputs
 from medvista_jax.models.mrope import grid_positions, grid_table
@@ -29,13 +29,7 @@ class QwenModel(HubModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        c = self.config.vision
-        unit = c.patch * c.merge
-        if any(side < unit or side % unit for side in self.image_size):
-            raise ValueError(
-                f"image_size {self.image_size} must be multiples of patch x merge = {unit} pixels; the nearest is "
-                f"{tuple(max(unit, round(side / unit) * unit) for side in self.image_size)}"
-            )
+        require_blocks(self.image_size, self.config.vision.patch, self.config.vision.merge)
 
     @property
     def grid(self) -> tuple[int, int]:

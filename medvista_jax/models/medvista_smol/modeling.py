@@ -24,7 +24,7 @@ import numpy as np
 
 from medvista_jax.core.types import Array, Params
 from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig, attend
-from medvista_jax.models.hub_model import HubModel
+from medvista_jax.models.hub_model import HubModel, require_blocks
 from medvista_jax.models.images import normalise
 from medvista_jax.models.inputs import BadInputs
 from medvista_jax.models.vit import cut_patches, layer_norm, resample_positions
@@ -152,12 +152,7 @@ class MedVistaSmol(HubModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        unit = self.config.vision.patch * self.config.merge
-        if any(side < unit or side % unit for side in self.image_size):
-            raise ValueError(
-                f"image_size {self.image_size} must be multiples of patch x merge = {unit} pixels; the nearest is "
-                f"{tuple(max(unit, round(side / unit) * unit) for side in self.image_size)}"
-            )
+        require_blocks(self.image_size, self.config.vision.patch, self.config.merge)
 
     @property
     def grid(self) -> tuple[int, int]:
