@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from medvista_jax.core.tool_spec import ToolSpec
 from medvista_jax.models.medvista_smol import packaged
 from medvista_jax.models.medvista_smol.template import CHAT_TEMPLATE, IMAGE, SYSTEM
-from medvista_jax.runtime.wheels import wheel_file
+from medvista_jax.runtime.wheels import file_digest, wheel_file
 from medvista_jax.text.chat import tool_block
 from medvista_jax.text.tokenizer import HubTokenizer
 from medvista_jax.tools.registry import DEFAULT_TOOLS
@@ -47,8 +48,20 @@ STRINGS = (
 
 
 @pytest.fixture(scope="module")
-def folder():
-    return packaged.packaged_folder()
+def folder(tmp_path_factory):
+    """Made anew: the one in the cache may be of older code."""
+    place = tmp_path_factory.mktemp("packaged") / "model"
+    packaged.write_folder(place)
+    yield place
+    shutil.rmtree(place)  # pytest would keep three times 630 MB
+
+
+def test_the_folder_in_the_cache_is_what_the_code_makes(folder):
+    """Where it is not, ``_FORMAT`` must be raised."""
+    kept = packaged.packaged_folder()
+    assert sorted(path.name for path in kept.iterdir()) == sorted(path.name for path in folder.iterdir())
+    for path in folder.iterdir():
+        assert file_digest(path) == file_digest(kept / path.name), path.name
 
 
 @pytest.fixture(scope="module")
