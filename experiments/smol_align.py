@@ -31,7 +31,7 @@ from medvista_jax.core.types import Params
 from medvista_jax.data.atlas import Atlas
 from medvista_jax.data.captions import CAPTION_PROMPT, WORDS, caption, facts_of, words_in_place
 from medvista_jax.data.item import AtlasItem
-from medvista_jax.data.lessons import Lessons
+from medvista_jax.data.lessons import SYSTEM, Lessons
 from medvista_jax.evaluation.options import ProbeRow, option_scores, probe_row, write_probe_tables
 from medvista_jax.evaluation.plots import Panel, draw_curves
 from medvista_jax.learning.align import LessonBatch, WordBatch, lessons_step, word_table, words_step
@@ -280,7 +280,7 @@ def scores_of(run: Run, params: Params, question: str, options: tuple[str, ...],
 
 def prompt_of(run: Run, question: str, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The same prompt for each of several images: tokens, features, validity ``[B, T]``."""
-    prompt = run.chat.prompt(question, [run.model.tokens_per_image], system="")
+    prompt = run.chat.prompt(question, [run.model.tokens_per_image], system=SYSTEM)
     tokens, feature = (np.tile(np.array(part, np.int32), (rows, 1)) for part in (prompt.tokens, prompt.feature))
     return tokens, feature, np.ones(tokens.shape, bool)
 

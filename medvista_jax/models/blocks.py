@@ -28,6 +28,8 @@ class DecoderConfig:
         plain rotary embeddings.
       mrope_interleaved: frequencies take turns between the axes (Qwen3-VL) instead of lying in three runs (Qwen2.5-VL).
       embedding_scale: factor on input embeddings; ``None`` is the square root of the width.
+      max_positions: slots beyond which the rotary frequencies would be others (the hub's "dynamic" scaling), which is
+        not ported; ``None``: no such bound.
     """
 
     vocab_size: int
@@ -47,6 +49,15 @@ class DecoderConfig:
     mrope_section: tuple[int, ...] = ()
     mrope_interleaved: bool = False
     embedding_scale: float | None = None
+    max_positions: int | None = None
+
+    def require_slots(self, slots: int) -> None:
+        """Raises ValueError for a sequence, or a cache, longer than ``max_positions``."""
+        if self.max_positions is not None and slots > self.max_positions:
+            raise ValueError(
+                f"a sequence of {slots} slots is longer than max_position_embeddings = {self.max_positions}; beyond it "
+                "the model's rotary frequencies change with the length (rope_type 'dynamic'), which is not supported"
+            )
 
     @property
     def position_axes(self) -> int:
@@ -229,6 +240,7 @@ class Decoder(nn.Module):
           deepstack: ``[B, T, E]`` each, 0 at text; the i-th is added to what layer i gives (arXiv 2406.04334).
         """
         c = self.config
+        c.require_slots(valid_BT.shape[1] if cache is None else cache.valid_BS.shape[1])
         tables = rotary_tables(positions_BTZ, c)
         if cache is None:
             valid_BS = valid_BT

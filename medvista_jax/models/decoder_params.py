@@ -85,10 +85,10 @@ def rope_of(text: Any) -> dict[str, Any]:
     rope = dict(getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {})
     rope.setdefault("rope_theta", getattr(text, "rope_theta", None) or 10_000.0)
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    # "dynamic" changes nothing up to max_position_embeddings, and nothing here goes beyond it.
+    # "dynamic" changes nothing up to max_position_embeddings, and DecoderConfig.max_positions holds it to that.
     if kind not in ("default", "mrope", "dynamic"):
         raise ValueError(f"rotary scaling {kind!r} is not supported; the ports know 'default', 'mrope' and 'dynamic'")
-    return rope
+    return rope | {"rope_type": kind}
 
 
 def decoder_config(text: Any, tied: bool, **overrides: Any) -> DecoderConfig:
@@ -130,5 +130,6 @@ def decoder_config(text: Any, tied: bool, **overrides: Any) -> DecoderConfig:
         "qk_norm": kind.startswith("qwen3"),
         "mrope_section": tuple(rope.get("mrope_section") or ()),
         "embedding_scale": 1.0,
+        "max_positions": text.max_position_embeddings if rope["rope_type"] == "dynamic" else None,
     }
     return DecoderConfig(**(settings | overrides))

@@ -54,6 +54,10 @@ def hub_batch(
         raise BadInputs(f"input_ids must be integers [B, T], not {tokens_BT.dtype} {tokens_BT.shape}")
     if tokens_BT.size and (tokens_BT.min() < 0 or tokens_BT.max() >= model.vocab_size):
         raise BadInputs(f"input_ids must lie in 0…{model.vocab_size - 1}; found {tokens_BT.min()}…{tokens_BT.max()}")
+    try:
+        model.config.decoder.require_slots(tokens_BT.shape[1])
+    except ValueError as error:
+        raise BadInputs(f"input_ids: {error}") from None
     valid_BT = np.ones_like(tokens_BT, bool) if attention_mask is None else np.asarray(attention_mask).astype(bool)
     if valid_BT.shape != tokens_BT.shape:
         raise BadInputs(f"attention_mask is {valid_BT.shape}, input_ids {tokens_BT.shape}; they must agree")

@@ -18,10 +18,11 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from medvista_jax import models
-from medvista_jax.models.inputs import hub_logits
+from medvista_jax.models.inputs import BadInputs, hub_logits
 from medvista_jax.models.internvl import modeling, params
 from medvista_jax.models.names import flatten, nest, to_hub, to_leaf
 from medvista_jax.models.vit import resample_positions
+from medvista_jax.rollout.generate import greedy
 from tests import tiny
 from tests.parity import families, protocol
 from tests.parity.families import internvl, internvl_inputs
@@ -337,6 +338,21 @@ def test_single_sizes_are_squares():
     top = vars(transformers.InternVLConfig(**families.INTERNVL_SPECIAL))
     config = SimpleNamespace(**top | {"vision_config": SimpleNamespace(**vision), "text_config": text})
     assert params.config_from_hub(config).vision.grid(16, 16) == (4, 4)
+
+
+def test_dynamic_frequencies_end_where_the_hubs_change():
+    """Equal up to ``max_position_embeddings``; one token more is refused, since transformers then turns otherwise."""
+    pair = internvl(text={"max_position_embeddings": 24})
+    protocol.check_logits(pair, internvl_inputs(pair, ([24],)))
+    longer = internvl_inputs(pair, ([25],))
+    with pytest.raises(BadInputs, match="25 slots is longer than max_position_embeddings = 24"):
+        our_logits(pair, longer)
+    with pytest.raises(ValueError, match="25 slots"):
+        greedy(pair.model, pair.params, our_batch(pair, internvl_inputs(pair, ([20],))), 5)
+    free = dataclasses.replace(pair.model.config.decoder, max_positions=None)
+    model = dataclasses.replace(pair.model, config=dataclasses.replace(pair.model.config, decoder=free))
+    wrong = our_logits(pair, longer, model=model)
+    assert gap(wrong, their_logits(pair, longer), longer["attention_mask"]) > 10 * TOLERANCE
 
 
 def test_tiles_must_fit():
