@@ -113,6 +113,7 @@ def make_question(
     originals: int = 1,
     max_turns: int | Sequence[int] = TURNS,
     max_calls: int | Sequence[int] = TURNS,
+    max_images: int | Sequence[int] = TURNS,
 ) -> Question:
     """Questions over uint16 noise; every prompt shows all of its originals."""
     rng = np.random.default_rng(seed)
@@ -133,9 +134,10 @@ def make_question(
             tokens_PS=tokens,
             valid_PS=valid,
             feature_PS=feature,
-            bank=ImageBank(pixels, window, np.full(count, originals, np.int32)),
+            bank=ImageBank.of(pixels, window),
             max_turns_P=np.broadcast_to(np.int32(max_turns), (count,)).copy(),
             max_calls_P=np.broadcast_to(np.int32(max_calls), (count,)).copy(),
+            max_images_P=np.broadcast_to(np.int32(max_images), (count,)).copy(),
         ),
     )
 

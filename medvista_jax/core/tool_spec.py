@@ -53,11 +53,12 @@ class Argument:
 
 @dataclasses.dataclass(frozen=True)
 class ToolSpec:
-    """Name, one-sentence description and arguments of a tool, in call order."""
+    """Name, one-sentence description and arguments of a tool, in call order; ``family`` is for lists of tools."""
 
     name: str
     description: str
     arguments: tuple[Argument, ...]
+    family: str = ""
 
     @property
     def width(self) -> int:
