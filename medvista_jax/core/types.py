@@ -27,6 +27,9 @@ class Fault(enum.IntEnum):
     NO_SUCH_IMAGE = 9
     NO_CALLS_LEFT = 10
     NO_IMAGES_LEFT = 11
+    TOOL_FAILED = 12
+    TOOL_TIMED_OUT = 13
+    UNSUITABLE_IMAGE = 14  # such as the stain separation of a grey image
 
 
 class Kind(enum.IntEnum):

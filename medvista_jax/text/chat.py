@@ -35,6 +35,9 @@ ERRORS: Mapping[Fault, str] = {
     Fault.NO_SUCH_IMAGE: "error: no such image",
     Fault.NO_CALLS_LEFT: "error: no calls left",
     Fault.NO_IMAGES_LEFT: "error: no images left",
+    Fault.TOOL_FAILED: "error: the tool failed",
+    Fault.TOOL_TIMED_OUT: "error: the tool did not answer in time",
+    Fault.UNSUITABLE_IMAGE: "error: the tool cannot use this image",
 }
 """What the policy reads for each fault."""
 
