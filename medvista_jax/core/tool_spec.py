@@ -14,8 +14,8 @@ class Argument:
     Attributes:
       name: key in the call's ``arguments`` object.
       description: one sentence for the prompt.
-      kind: ``"integer"``, ``"box"`` (array of four integers) or ``"enum"`` (one of ``choices``).
-      minimum, maximum: inclusive bounds for integers and for each number of a box.
+      kind: ``"integer"``, ``"box"`` (array of four integers), ``"enum"`` (one of ``choices``) or ``"string"``.
+      minimum, maximum: inclusive bounds for integers, for each number of a box, and for the bytes of a string.
       choices: the strings of an enum; the parsed value is the index into this tuple.
       default: parsed value when the key is absent (four integers for a box); ``None``: the argument is required.
     """
@@ -26,11 +26,11 @@ class Argument:
     minimum: int = 0
     maximum: int = 1000
     choices: tuple[str, ...] = ()
-    default: int | tuple[int, ...] | None = None
+    default: int | str | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("integer", "box", "enum"):
-            raise ValueError(f"argument {self.name!r}: kind {self.kind!r} is not one of 'integer', 'box', 'enum'")
+        if self.kind not in ("integer", "box", "enum", "string"):
+            raise ValueError(f"argument {self.name!r}: kind {self.kind!r} is not 'integer', 'box', 'enum' or 'string'")
         if self.kind == "enum" and not self.choices:
             raise ValueError(f"argument {self.name!r}: an enum needs at least one choice")
 
@@ -46,6 +46,8 @@ class Argument:
             value = {"type": "array", "items": number, "minItems": 4, "maxItems": 4}
         elif self.kind == "enum":
             value = {"type": "string", "enum": list(self.choices)}
+        elif self.kind == "string":
+            value = {"type": "string", "minLength": min(self.minimum, 1), "maxLength": self.maximum}
         else:
             value = number
         return {**value, "description": self.description}
