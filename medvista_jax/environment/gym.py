@@ -16,7 +16,7 @@ from medvista_jax.environment.tool_call import merge_words, missing_image, run_t
 from medvista_jax.text.chat import HostWords, ObservationTemplates, render
 from medvista_jax.text.grammar import Grammar
 from medvista_jax.text.parse import Stops, parse_turn
-from medvista_jax.tools.base import EFFECT_VALUES, Tool
+from medvista_jax.tools.base import EFFECT_VALUES, Outcome, Tool
 from medvista_jax.tools.geometry import whole
 from medvista_jax.tools.host.call import HostTool
 from medvista_jax.tools.render import render as render_recipes
@@ -185,15 +185,30 @@ def asks_host(environment: Environment, state: EnvState, parsed: ParsedTurn) -> 
 def act(
     environment: Environment, state: EnvState, parsed: ParsedTurn, words: HostWords | None = None
 ) -> tuple[EnvState, Observation]:
-    """Carry out a turn that has been read.
+    """Carry out a turn that has been read: :func:`run_tools`, then :func:`settle`.
 
     Args:
       words: what host tools said to the rows of :func:`asks_host`; without it their calls fail.
     """
+    return settle(environment, state, parsed, *run_tools(environment, state, parsed), words)
+
+
+def settle(
+    environment: Environment,
+    state: EnvState,
+    parsed: ParsedTurn,
+    outcome: Outcome,
+    fault_B: Array,
+    words: HostWords | None = None,
+) -> tuple[EnvState, Observation]:
+    """The state after a turn and what the environment says, from what the tools have done.
+
+    Args:
+      outcome, fault_B: of :func:`medvista_jax.environment.tool_call.run_tools`.
+    """
     active_B = ~state.done_B
     answered_B = active_B & (parsed.kind_B == Kind.ANSWER)
     call_B = active_B & (parsed.kind_B == Kind.CALL)
-    outcome, fault_B = run_tools(environment, state, parsed, call_B)
     fault_B = merge_words(environment, parsed, fault_B, words)
     done_well_B = call_B & (fault_B == Fault.NONE)
     tool_B = jnp.maximum(parsed.tool_B, 0)

@@ -329,8 +329,8 @@ def _filled_in(tokenizer: Tokenizer, pad: int, found: re.Match[str], host_tokens
     if name == "image":
         return [_Slot(pad, number=0, place=place, most=99) for place in (1, 0)]
     number, before, behind = int(index) + 1, int(whole or NUMBER_DIGITS), int(decimals or 0)
-    if not 1 <= before + behind <= MOST_DIGITS:
-        raise ValueError(f"{found[0]}: a number has between 1 and {MOST_DIGITS} digits")
+    if before < 1 or before + behind > MOST_DIGITS:
+        raise ValueError(f"{found[0]}: a number has a digit before its point and at most {MOST_DIGITS} digits")
     most = 10 ** (before + behind) - 1
     digit = lambda place: _Slot(pad, number=number, place=place, decimals=behind, most=most)  # noqa: E731
     slots = [digit(-1)._replace(token=_single(tokenizer, "-"))]

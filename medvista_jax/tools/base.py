@@ -80,7 +80,7 @@ Effect = Callable[[Array, Array, View, Originals], Array]
 
 @dataclasses.dataclass(frozen=True)
 class Tool:
-    """A spec beside its kernel; hashable, so static under jit. Made by the decorators of :mod:`~medvista_jax.tools.define`.
+    """A spec beside its kernel; hashable, so static under jit. The decorators of ``tools.define`` make it.
 
     Attributes:
       kernel: what a call does.
