@@ -6,11 +6,9 @@ Two protocols: ``"json"``, a POST of ``{"image": base64 PNG, "arguments": {…}}
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import datetime
 import email.utils
-import io
 import json
 import os
 import re
@@ -20,10 +18,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from medvista_jax.core.types import Fault
 from medvista_jax.tools.host.call import ToolFailed, TryAgain
+from medvista_jax.tools.host.images import png_base64
 
 MAX_REPLY_BYTES = 1 << 20
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -157,13 +155,6 @@ class Connection:
                 if time.monotonic() > end:
                     raise TryAgain(f"{self.endpoint.url} dribbles its reply", fault=Fault.TOOL_TIMED_OUT)
             return reply.status_code, reply.headers, raw
-
-
-def png_base64(image: np.ndarray) -> str:
-    """uint8 [Y, X, 3] or [Y, X], or uint16 [Y, X], as a PNG in base64; lossless."""
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG", compress_level=1)
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def retry_after(value: str | None) -> float | None:

@@ -140,7 +140,7 @@ def test_what_may_pass_is_tried_again(server, bad):
         (reply(b"[" * 100_000), Fault.TOOL_FAILED, 1),
         (reply([1, 2]), Fault.TOOL_FAILED, 1),
         (reply({"prediction": "x"}), Fault.TOOL_FAILED, 1),
-        (reply(b"1" * (2 << 20)), Fault.TOOL_FAILED, 1),
+        (reply({"label": "x", "more": "1" * (2 << 20)}), Fault.TOOL_FAILED, 1),
         (reply(b"", 429, Retry_After="3600"), Fault.TOOL_FAILED, 1),
         (reply(b"busy", 503), Fault.TOOL_FAILED, 3),
         (hang_up, Fault.TOOL_FAILED, 3),
