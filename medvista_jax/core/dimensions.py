@@ -8,11 +8,11 @@ O  original images of a question            I  image slots of a trajectory: orig
 L  embeddings an image costs                M  bytes a token can stand for
 Y, X  canvas height and width               h, w  view height and width
 C  channels                                 A  argument slots of a parsed call
-E  model width                              F  feed-forward width
+E  model width; effects stacked on a view   F  feed-forward width
 H  query heads                              K  key/value heads
 D  head width                               V  vocabulary
 W  slots of one observation                 Z  rotary position axes (1 for text-only RoPE, 3 for M-RoPE)
-N  anything flat
+N  anything flat; numbers of an effect or a reading
 """
 
 FRAME = 1000

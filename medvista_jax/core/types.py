@@ -6,6 +6,7 @@ import enum
 from typing import Any
 
 import jax
+import numpy as np
 from flax import struct
 
 Array = jax.Array
@@ -29,7 +30,7 @@ class Fault(enum.IntEnum):
     NO_IMAGES_LEFT = 11
     TOOL_FAILED = 12
     TOOL_TIMED_OUT = 13
-    UNSUITABLE_IMAGE = 14  # such as the stain separation of a grey image
+    UNSUITABLE_IMAGE = 14  # such as stain separation of a grey image
 
 
 class Kind(enum.IntEnum):
@@ -64,20 +65,52 @@ class ParsedTurn:
     answer_length_B: Array
 
 
+class Blend(enum.IntEnum):
+    """How the two panels of a view make one image."""
+
+    ONE = 0  # panel A only
+    SEAM = 1  # panel A on one side of a line, panel B on the other
+    DIFFERENCE = 2  # |A - B|
+
+
 @struct.dataclass
-class Views:
-    """Images of a trajectory as recipes over original pixels, so that a crop of a crop is exact (promise 7).
+class View:
+    """One image as a recipe over original pixels, so that a crop of a crop is exact (promise 7).
+
+    Whatever a tool does to a view, the pixels are sampled anew from the originals: geometry composes, the window is
+    replaced, effects are applied again. Leaves may have leading axes, ``[B, I]`` in :class:`Views`.
 
     Attributes:
-      source_BI: int32, which original image.
-      box_BI4: float32, x1 y1 x2 y2 in 0…1 of the original.
-      window_BI2: float32, low and high of the intensity window in stored units, shown as black and white.
+      source: int32 ``[2]``, original image of panel A and of panel B.
+      affine: float32 ``[2, 2, 3]``, a panel's map from (u, v, 1), 0…1 of the view to the right and down, to (x, y)
+        in pixels of its original.
+      window: float32 ``[2, 2]``, a panel's low and high in stored units, shown as black and white.
+      blend: int32 :class:`Blend`.
+      seam: float32 ``[3]``, a, b, c: panel A is shown where ``a u + b v < c``.
+      effect: int32 ``[E]``, effects on the displayed levels in the order of their application, each one more than the
+        index of its tool; 0 for none.
+      values: float32 ``[E, N]``, what each effect was called with.
+    """
+
+    source: Array
+    affine: Array
+    window: Array
+    blend: Array
+    seam: Array
+    effect: Array
+    values: Array
+
+
+@struct.dataclass
+class Views:
+    """The images of a trajectory: originals, then what tools returned.
+
+    Attributes:
+      view: leaves ``[B, I, …]``.
       count_B: int32, how many slots are in use.
     """
 
-    source_BI: Array
-    box_BI4: Array
-    window_BI2: Array
+    view: View
     count_B: Array
 
 
@@ -86,14 +119,39 @@ class ImageBank:
     """Original pixels, one row a *prompt*: rows of a group share them without a copy.
 
     Attributes:
-      pixels_POYXC: uint8 or uint16, stored intensities.
+      pixels_POYXC: uint8 or uint16, stored intensities, padded at the right and the bottom.
       window_PO2: float32, the default display window of each original, in stored units.
       count_P: int32, how many of the O originals exist.
+      size_PO2: int32 rows and columns in use.
+      spacing_PO2: float32 millimetres from one row and one column to the next; 0 where the image does not tell.
+      rescale_PO2: float32 slope and intercept: physical = stored * slope + intercept.
     """
 
     pixels_POYXC: Array
     window_PO2: Array
     count_P: Array
+    size_PO2: Array
+    spacing_PO2: Array
+    rescale_PO2: Array
+
+    @classmethod
+    def of(
+        cls,
+        pixels_POYXC: np.ndarray,
+        window_PO2: np.ndarray,
+        count_P: np.ndarray | None = None,
+        size_PO2: np.ndarray | None = None,
+        spacing_PO2: np.ndarray | None = None,
+        rescale_PO2: np.ndarray | None = None,
+    ) -> ImageBank:
+        """Numpy arrays as a bank; what is left out: all O exist, no padding, unknown spacing, physical = stored."""
+        prompts, originals, rows, columns, _ = pixels_POYXC.shape
+        lead = (prompts, originals, 1)
+        size = np.tile(np.array([rows, columns], np.int32), lead) if size_PO2 is None else size_PO2
+        spacing = np.zeros((prompts, originals, 2), np.float32) if spacing_PO2 is None else spacing_PO2
+        rescale = np.tile(np.array([1, 0], np.float32), lead) if rescale_PO2 is None else rescale_PO2
+        count = np.full(prompts, originals, np.int32) if count_P is None else count_P
+        return cls(pixels_POYXC, window_PO2, count, size, spacing, rescale)
 
 
 @struct.dataclass
@@ -105,7 +163,7 @@ class Question:
       valid_PS: bool.
       feature_PS: int32, ``image * L + k`` where the slot holds the k-th embedding of an original; -1 for text.
       bank: the original images.
-      max_turns_P, max_calls_P: int32 budgets.
+      max_turns_P, max_calls_P, max_images_P: int32 budgets: turns, tool calls, images that tools return.
     """
 
     tokens_PS: Array
@@ -114,6 +172,7 @@ class Question:
     bank: ImageBank
     max_turns_P: Array
     max_calls_P: Array
+    max_images_P: Array
 
 
 @struct.dataclass

@@ -91,13 +91,10 @@ class QuestionPool:
             tokens_PS=pick(0),
             valid_PS=pick(1),
             feature_PS=pick(2),
-            bank=ImageBank(
-                pixels_POYXC=self.pixels[rows][:, None],
-                window_PO2=self.window[rows][:, None],
-                count_P=np.ones(len(rows), np.int32),
-            ),
+            bank=ImageBank.of(self.pixels[rows][:, None], self.window[rows][:, None]),
             max_turns_P=np.where(on_P, self.turns, 1).astype(np.int32),
             max_calls_P=np.where(on_P, self.turns - 1 if calls is None else calls, 0).astype(np.int32),
+            max_images_P=np.full(len(rows), self.turns - 1, np.int32),
         )
         key = AnswerKey(answer_PN=self.answer[rows], target_P4=self.target[rows], family_P=self.family[rows])
         return question, key

@@ -11,12 +11,15 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from medvista_jax.core.types import Array, Fault, ImageBank, Kind, ParsedTurn, Question, Views
-from medvista_jax.text.chat import ObservationTemplates, render
+from medvista_jax.core.types import Array, Blend, Fault, ImageBank, Kind, ParsedTurn, Question, View, Views
+from medvista_jax.environment.tool_call import merge_words, missing_image, run_tools
+from medvista_jax.text.chat import HostWords, ObservationTemplates, render
 from medvista_jax.text.grammar import Grammar
 from medvista_jax.text.parse import Stops, parse_turn
-from medvista_jax.tools.base import Outcome, RowViews, Tool
-from medvista_jax.tools.resample import apply_window, crop_resize
+from medvista_jax.tools.base import EFFECT_VALUES, Tool
+from medvista_jax.tools.geometry import whole
+from medvista_jax.tools.host.call import HostTool
+from medvista_jax.tools.render import render as render_recipes
 
 
 @struct.dataclass
@@ -25,6 +28,8 @@ class Environment:
 
     Attributes:
       grammar, templates, token_bytes, stops: tables of the tokenizer and the tools' specs.
+      kind_J: int32, the observation kind of each tool's first text.
+      image_J: bool, whether a tool returns an image.
       tools: in the order of the grammar.
       turns: capacity R of turns.
       turn_tokens: capacity T of sampled tokens a turn.
@@ -38,7 +43,9 @@ class Environment:
     templates: ObservationTemplates
     token_bytes: tuple[Array, Array]
     stops: Stops
-    tools: tuple[Tool, ...] = struct.field(pytree_node=False)
+    kind_J: Array
+    image_J: Array
+    tools: tuple[Tool | HostTool, ...] = struct.field(pytree_node=False)
     turns: int = struct.field(pytree_node=False, default=3)
     turn_tokens: int = struct.field(pytree_node=False, default=48)
     turn_bytes: int = struct.field(pytree_node=False, default=256)
@@ -56,6 +63,11 @@ class Environment:
         """I, images a trajectory can hold: the originals and one view for each turn but the last."""
         return originals + self.turns - 1
 
+    @property
+    def host_tools(self) -> dict[int, HostTool]:
+        """The tools that run outside of the compiled program, by their index."""
+        return {index: tool for index, tool in enumerate(self.tools) if isinstance(tool, HostTool)}
+
 
 @struct.dataclass
 class EnvState:
@@ -65,6 +77,7 @@ class EnvState:
     views: Views
     max_turns_B: Array
     max_calls_B: Array
+    max_images_B: Array
     turns_B: Array
     calls_B: Array
     done_B: Array
@@ -96,27 +109,21 @@ def reset(environment: Environment, question: Question, group: int) -> EnvState:
 
     Rows without a turn to spend are done and truncated from the start.
     """
+    each = lambda x: jnp.repeat(x, group, axis=0)  # noqa: E731
     bank = question.bank
     prompts, originals = bank.window_PO2.shape[:2]
     batch = prompts * group
-    slots = environment.image_slots(originals)
-    each = lambda x: jnp.repeat(x, group, axis=0)  # noqa: E731
-    source_I = jnp.minimum(jnp.arange(slots, dtype=jnp.int32), originals - 1)
-    whole_4 = jnp.array([0.0, 0.0, 1.0, 1.0])
-    views = Views(
-        source_BI=jnp.tile(source_I[None], (batch, 1)),
-        box_BI4=jnp.tile(whole_4[None, None], (batch, slots, 1)),
-        window_BI2=each(bank.window_PO2[:, source_I]),
-        count_B=each(bank.count_P),
-    )
+    views = Views(view=_whole_views(environment, bank), count_B=bank.count_P)
     zero_B = jnp.zeros((batch,), jnp.int32)
     max_turns_B = jnp.minimum(each(question.max_turns_P), environment.turns)
     over_B = max_turns_B <= 0
+    spare_B = environment.image_slots(originals) - each(bank.count_P)
     return EnvState(
         bank=bank,
-        views=views,
+        views=jax.tree.map(each, views),
         max_turns_B=max_turns_B,
         max_calls_B=each(question.max_calls_P),
+        max_images_B=jnp.minimum(each(question.max_images_P), spare_B) + each(bank.count_P),
         turns_B=zero_B,
         calls_B=zero_B,
         done_B=over_B,
@@ -126,14 +133,27 @@ def reset(environment: Environment, question: Question, group: int) -> EnvState:
     )
 
 
-def step(environment: Environment, state: EnvState, tokens_BT: Array, length_B: Array) -> tuple[EnvState, Observation]:
-    """Carry out one turn of every row that is not done.
+def _whole_views(environment: Environment, bank: ImageBank) -> View:
+    """Recipes of the originals at their default windows, leaves ``[P, I, …]``; spare slots repeat the last."""
+    prompts, originals = bank.window_PO2.shape[:2]
+    slots, depth = environment.image_slots(originals), max(1, environment.turns - 1)
+    source_I = jnp.minimum(jnp.arange(slots, dtype=jnp.int32), originals - 1)
+    panels = lambda x_PI: jnp.stack([x_PI, x_PI], axis=2)  # noqa: E731
+    lead = (prompts, slots)
+    return View(
+        source=panels(jnp.tile(source_I[None], (prompts, 1))),
+        affine=panels(whole(bank.size_PO2[:, source_I])),
+        window=panels(bank.window_PO2[:, source_I]),
+        blend=jnp.full(lead, int(Blend.ONE), jnp.int32),
+        seam=jnp.zeros((*lead, 3)),
+        effect=jnp.zeros((*lead, depth), jnp.int32),
+        values=jnp.zeros((*lead, depth, EFFECT_VALUES)),
+    )
 
-    Args:
-      tokens_BT: int32 ids that the policy sampled in this turn.
-      length_B: int32, how many of them count.
-    """
-    parsed = parse_turn(
+
+def read(environment: Environment, tokens_BT: Array, length_B: Array) -> ParsedTurn:
+    """What the sampled ids of one turn say; the faults are those that the text alone shows."""
+    return parse_turn(
         environment.grammar,
         environment.token_bytes,
         tokens_BT,
@@ -141,32 +161,69 @@ def step(environment: Environment, state: EnvState, tokens_BT: Array, length_B: 
         environment.turn_bytes,
         environment.answer_bytes,
     )
+
+
+def step(environment: Environment, state: EnvState, tokens_BT: Array, length_B: Array) -> tuple[EnvState, Observation]:
+    """Carry out one turn of every row that is not done; calls of host tools fail here, see :func:`act`.
+
+    Args:
+      tokens_BT: int32 ids that the policy sampled in this turn.
+      length_B: int32, how many of them count.
+    """
+    return act(environment, state, read(environment, tokens_BT, length_B))
+
+
+def asks_host(environment: Environment, state: EnvState, parsed: ParsedTurn) -> Array:
+    """bool ``[B]``: rows whose turn is a sound call of a host tool within the budgets."""
+    sound_B = ~state.done_B & (parsed.kind_B == Kind.CALL) & (parsed.fault_B == Fault.NONE)
+    asks_B = jnp.zeros_like(state.done_B)
+    for index, tool in environment.host_tools.items():
+        asks_B |= (parsed.tool_B == index) & (missing_image(tool, parsed, state.views) == Fault.NONE)
+    return asks_B & sound_B & (state.calls_B < state.max_calls_B)
+
+
+def act(
+    environment: Environment, state: EnvState, parsed: ParsedTurn, words: HostWords | None = None
+) -> tuple[EnvState, Observation]:
+    """Carry out a turn that has been read.
+
+    Args:
+      words: what host tools said to the rows of :func:`asks_host`; without it their calls fail.
+    """
     active_B = ~state.done_B
     answered_B = active_B & (parsed.kind_B == Kind.ANSWER)
     call_B = active_B & (parsed.kind_B == Kind.CALL)
-    outcome, fault_B = _run_tools(environment, state, parsed, call_B)
-    shows_B = call_B & (fault_B == Fault.NONE)
+    outcome, fault_B = run_tools(environment, state, parsed, call_B)
+    fault_B = merge_words(environment, parsed, fault_B, words)
+    done_well_B = call_B & (fault_B == Fault.NONE)
+    tool_B = jnp.maximum(parsed.tool_B, 0)
+    shows_B = done_well_B & environment.image_J[tool_B]
     slot_B = jnp.where(shows_B, state.views.count_B, -1)
-    views = _append_view(state.views, outcome, shows_B)
+    views = _append_view(state.views, outcome.view, shows_B)
 
-    turns_B = state.turns_B + active_B
-    out_of_turns_B = active_B & ~answered_B & (turns_B >= state.max_turns_B)
+    turns_B, calls_B = state.turns_B + active_B, state.calls_B + call_B
+    # A budget that has run out leaves one turn to answer in.
+    spent_B = active_B & ((fault_B == Fault.NO_CALLS_LEFT) | (fault_B == Fault.NO_IMAGES_LEFT))
+    max_turns_B = jnp.where(spent_B, jnp.minimum(state.max_turns_B, turns_B + 1), state.max_turns_B)
+    out_of_turns_B = active_B & ~answered_B & (turns_B >= max_turns_B)
     done_B = state.done_B | answered_B | out_of_turns_B
-    parsed = parsed.replace(fault_B=fault_B)
+    must_answer_B = (turns_B + 1 >= max_turns_B) | (calls_B >= state.max_calls_B)
+    kind_B = jnp.where(done_well_B, environment.kind_J[tool_B] + outcome.text, fault_B)
     # ``count`` before the new view is the index that the policy will use for it.
-    calls_B = state.calls_B + call_B
-    must_answer_B = (turns_B + 1 >= state.max_turns_B) | (calls_B >= state.max_calls_B)
-    tokens_BW, valid_BW, within_BW = render(environment.templates, fault_B, state.views.count_B[:, None], must_answer_B)
+    tokens_BW, valid_BW, within_BW = render(
+        environment.templates, kind_B, state.views.count_B, outcome.numbers_N, must_answer_B, words
+    )
     first_B1 = state.views.count_B[:, None] * environment.tokens_per_image
     observation = Observation(
         tokens_BW=tokens_BW,
         valid_BW=valid_BW & ~done_B[:, None],
         feature_BW=jnp.where(within_BW >= 0, first_B1 + within_BW, -1),
         slot_B=jnp.where(done_B, -1, slot_B),
-        parsed=parsed,
+        parsed=parsed.replace(fault_B=fault_B),
     )
     new_state = state.replace(
         views=views,
+        max_turns_B=max_turns_B,
         turns_B=turns_B,
         calls_B=calls_B,
         done_B=done_B,
@@ -177,37 +234,26 @@ def step(environment: Environment, state: EnvState, tokens_BT: Array, length_B: 
     return new_state, observation
 
 
-def _run_tools(environment: Environment, state: EnvState, parsed: ParsedTurn, call_B: Array) -> tuple[Outcome, Array]:
-    """Every tool's kernel over all rows, the row's own tool selected; then the budgets."""
-    views = state.views
-    rows = RowViews(source_I=views.source_BI, box_I4=views.box_BI4, window_I2=views.window_BI2, count=views.count_B)
-    chosen: Outcome | None = None
-    for index, tool in enumerate(environment.tools):
-        outcome = jax.vmap(tool.kernel)(parsed.arguments_BA, rows)
-        if chosen is None:
-            chosen = outcome
-            continue
-        mine_B = parsed.tool_B == index
-        pick = lambda a, b, mine_B=mine_B: jnp.where(mine_B.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)  # noqa: E731
-        chosen = jax.tree.map(pick, outcome, chosen)
-    assert chosen is not None, "an environment needs at least one tool"
-    fault_B = jnp.where(parsed.fault_B == Fault.NONE, chosen.fault, parsed.fault_B)
-    full_B = views.count_B >= views.source_BI.shape[1]
-    fault_B = jnp.where((fault_B == Fault.NONE) & full_B, int(Fault.NO_IMAGES_LEFT), fault_B)
-    fault_B = jnp.where(state.calls_B >= state.max_calls_B, int(Fault.NO_CALLS_LEFT), fault_B)
-    return chosen, jnp.where(call_B, fault_B, parsed.fault_B)
-
-
-def _append_view(views: Views, outcome: Outcome, shows_B: Array) -> Views:
+def _append_view(views: Views, view: View, shows_B: Array) -> Views:
     """Write the new view's recipe at each row's own next slot."""
-    slots_I = jnp.arange(views.source_BI.shape[1])
+    slots_I = jnp.arange(views.view.blend.shape[1])
     here_BI = shows_B[:, None] & (slots_I[None, :] == views.count_B[:, None])
-    return Views(
-        source_BI=jnp.where(here_BI, outcome.source[:, None], views.source_BI),
-        box_BI4=jnp.where(here_BI[..., None], outcome.box_4[:, None], views.box_BI4),
-        window_BI2=jnp.where(here_BI[..., None], outcome.window_2[:, None], views.window_BI2),
-        count_B=views.count_B + shows_B,
-    )
+
+    def put(old_BI: Array, new_B: Array) -> Array:
+        mask = here_BI.reshape(here_BI.shape + (1,) * (old_BI.ndim - 2))
+        return jnp.where(mask, new_B[:, None], old_BI)
+
+    return Views(view=jax.tree.map(put, views.view, view), count_B=views.count_B + shows_B)
+
+
+def view_of(views: Views, slot_B: Array) -> View:
+    """The recipe in one image slot of each row; negative slots give the first."""
+
+    def take(leaf_BI: Array) -> Array:
+        at_B = jnp.maximum(slot_B, 0).reshape((-1,) + (1,) * (leaf_BI.ndim - 1))
+        return jnp.take_along_axis(leaf_BI, at_B, axis=1)[:, 0]
+
+    return jax.tree.map(take, views.view)
 
 
 def render_views(environment: Environment, bank: ImageBank, views: Views, slot_B: Array) -> Array:
@@ -215,26 +261,17 @@ def render_views(environment: Environment, bank: ImageBank, views: Views, slot_B
 
     Negative slots render the first image, so that shapes stay static; callers ignore those rows.
     """
-    at_B = jnp.maximum(slot_B, 0)[:, None]
-    source_B = jnp.take_along_axis(views.source_BI, at_B, axis=1)[:, 0]
-    box_B4 = jnp.take_along_axis(views.box_BI4, at_B[..., None], axis=1)[:, 0]
-    window_B2 = jnp.take_along_axis(views.window_BI2, at_B[..., None], axis=1)[:, 0]
-    height, width = environment.view_size
-    originals = bank.pixels_POYXC.shape[1]
-    shown_BhwC = crop_resize(bank.pixels_POYXC[:, 0], box_B4, height, width)
-    for original in range(1, originals):
-        other_BhwC = crop_resize(bank.pixels_POYXC[:, original], box_B4, height, width)
-        shown_BhwC = jnp.where((source_B == original)[:, None, None, None], other_BhwC, shown_BhwC)
-    return apply_window(shown_BhwC, window_B2)
+    return render_recipes(environment.tools, bank, view_of(views, slot_B), environment.view_size)
 
 
 def render_originals(environment: Environment, bank: ImageBank) -> Array:
     """Every original as the policy first sees it: uint8 ``[P, O, h, w, C]``."""
-    height, width = environment.view_size
-    prompts, originals = bank.window_PO2.shape[:2]
-    whole_P4 = jnp.tile(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (prompts, 1))
+    originals = bank.window_PO2.shape[1]
+    view_PI = _whole_views(environment, bank)
     shown = [
-        apply_window(crop_resize(bank.pixels_POYXC[:, o], whole_P4, height, width), bank.window_PO2[:, o])
+        render_recipes(
+            environment.tools, bank, jax.tree.map(lambda leaf, o=o: leaf[:, o], view_PI), environment.view_size
+        )
         for o in range(originals)
     ]
     return jnp.stack(shown, axis=1)

@@ -13,6 +13,7 @@ from medvista_jax.core.types import Fault, Kind, Question, Trajectory
 from medvista_jax.environment.gym import Environment, render_views
 from medvista_jax.evaluation.report import ReportCard, ReportImage, ReportTurn
 from medvista_jax.learning.rewards import RewardTerms
+from medvista_jax.tools.geometry import outline
 
 
 def make_cards(
@@ -25,7 +26,7 @@ def make_cards(
     condition: str,
 ) -> list[ReportCard]:
     """One card a row, for the first ``len(items)`` rows of a batch played with group 1."""
-    slots = trajectory.views.source_BI.shape[1]
+    slots = trajectory.views.view.blend.shape[1]
     rows = trajectory.turns_B.shape[0]
     render = jax.jit(render_views)
     pixels_IBhwC = [
@@ -33,6 +34,7 @@ def make_cards(
         for slot in range(slots)
     ]
     host: Trajectory = jax.tree.map(np.asarray, trajectory)
+    sizes_PO2 = np.asarray(question.bank.size_PO2)
     scores = jax.tree.map(np.asarray, terms)
     cards = []
     for row, item in enumerate(items):
@@ -47,7 +49,7 @@ def make_cards(
                 answer=answer if host.answer_length_B[row] else "(none)",
                 truth=item.answer,
                 correct=bool(scores.correct_B[row] > 0),
-                images=tuple(_images(environment, item, host, row, pixels_IBhwC)),
+                images=tuple(_images(environment, item, host, row, pixels_IBhwC, sizes_PO2[row, 0])),
                 turns=tuple(_turns(environment, tokenizer, host, row)),
                 rewards={
                     "repetition": float(scores.repetition_B[row]),
@@ -67,17 +69,18 @@ def display(pixels_YXC: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     return shown[..., 0] if shown.shape[-1] == 1 else shown
 
 
-def _images(environment: Environment, item, host: Trajectory, row: int, pixels_IBhwC):
+def _images(environment: Environment, item, host: Trajectory, row: int, pixels_IBhwC, size_2: np.ndarray):
     """The original at full size with every box drawn on it, then each view as the model read it."""
     boxes = [(*map(float, target), "truth", "truth") for target in item.targets]
     calls = _view_calls(environment, host, row)
+    view = host.views.view
     for slot, name in calls:
-        if name == "zoom_in":
-            corners = host.views.box_BI4[row, slot] * FRAME
+        if name == "zoom_in" and view.source[row, slot, 0] == 0:
+            corners = outline(view.affine[row, slot, 0], size_2) * FRAME
             boxes.append((*map(float, corners), f"image {slot}", "call"))
     yield ReportImage("original", display(item.pixels, item.window), tuple(boxes))
     for slot, name in calls:
-        low, high = host.views.window_BI2[row, slot]
+        low, high = view.window[row, slot, 0]
         caption = name + (f", window {low:.0f} to {high:.0f}" if name == "adjust_window" else "")
         shown = pixels_IBhwC[slot][row]
         yield ReportImage(caption, shown[..., 0] if shown.shape[-1] == 1 else shown)
@@ -85,15 +88,15 @@ def _images(environment: Environment, item, host: Trajectory, row: int, pixels_I
 
 def _view_calls(environment: Environment, host: Trajectory, row: int) -> list[tuple[int, str]]:
     """Image slot and tool of every call that gave a view, in order."""
-    done = [
-        turn
+    shows = np.asarray(environment.image_J)
+    tools = [
+        int(host.turns.tool_BR[row, turn])
         for turn in range(int(host.turns_B[row]))
         if host.turns.kind_BR[row, turn] == Kind.CALL and host.turns.fault_BR[row, turn] == Fault.NONE
     ]
-    first = int(host.views.count_B[row]) - len(done)
-    return [
-        (first + order, environment.tools[int(host.turns.tool_BR[row, turn])].name) for order, turn in enumerate(done)
-    ]
+    names = [environment.tools[tool].spec.name for tool in tools if shows[tool]]
+    first = int(host.views.count_B[row]) - len(names)
+    return [(first + order, name) for order, name in enumerate(names)]
 
 
 def _turns(environment: Environment, tokenizer, host: Trajectory, row: int):
@@ -115,7 +118,7 @@ def _turns(environment: Environment, tokenizer, host: Trajectory, row: int):
             kind=Kind(int(host.turns.kind_BR[row, turn])).name.lower(),
             fault=None if fault == Fault.NONE else fault.name,
             observation=_inside_response(tokenizer.decode(heard)),
-            tool=environment.tools[tool].name if tool >= 0 else None,
+            tool=environment.tools[tool].spec.name if tool >= 0 else None,
         )
 
 

@@ -116,7 +116,7 @@ def grpo_step(
         advantage_B = group_normalised(terms.total_B, config.group)
     with jax.named_scope("update"):
         tokens = jnp.maximum(jnp.sum(trajectory.sampled_BS), 1).astype(jnp.float32)
-        whole = Bucket(trajectory.tokens_BS.shape[1], trajectory.views.source_BI.shape[1])
+        whole = Bucket(trajectory.tokens_BS.shape[1], trajectory.views.view.blend.shape[1])
         gradients, metrics = accumulate(
             partial(chunk_loss, model, config, state.frozen, sampling.temperature, tokens),
             state.trainable,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -41,7 +43,6 @@ ERRORS: Mapping[Fault, str] = {
 }
 """What the policy reads for each fault."""
 
-IMAGE_TEXT = "image {0}"
 FINAL_TEXT = ", answer now"
 
 
@@ -73,7 +74,10 @@ _FRAMES: Mapping[str, Frame] = {
 """``"qwen"`` puts newlines inside ``<tool_response>``, as Qwen's templates do."""
 
 NUMBER_DIGITS = 5
-"""Digits a number slot holds; one more slot is for the sign."""
+"""Digits before the point that a number slot holds where it does not say otherwise; one more slot is for the sign."""
+
+MOST_DIGITS = 9
+"""Of a number slot, behind the point too: as many as int32 holds."""
 
 
 class PromptTokens(NamedTuple):
@@ -176,19 +180,35 @@ class CompactChat:
         return render_prompt(self.tokenizer, question, image_tokens, tools)
 
 
+class Said(NamedTuple):
+    """A text that can stand in an observation.
+
+    Attributes:
+      text: ``{image}`` is the index of the returned image; ``{2}`` is number 2 with up to five digits, ``{2:7.1}`` with
+        up to seven and one decimal.
+      image: whether the returned image stands before it.
+    """
+
+    text: str
+    image: bool
+
+
 @struct.dataclass
 class ObservationTemplates:
     """One row a kind of observation, twice over: the second half says that the next turn must answer.
 
-    Row ``Fault.NONE`` (0) is success with a new image, row ``f`` the error text of fault ``f``, further rows
-    are the builder's extra texts. N rows, W slots.
+    Row ``f`` is the error text of fault ``f`` (row 0 is empty), then come the texts of the tools, then, where there is
+    room for a host tool's words, a row for them. N rows, W slots.
 
     Attributes:
       tokens_NW: int32 ids.
       valid_NW: bool, False behind the end.
       feature_NW: int32 index of the embedding within the returned image, -1 for text.
-      number_NW: int32 which number's digit or sign stands here, -1 for none.
+      number_NW: int32 whose digit or sign stands here: 0 the returned image's index, 1 + k number k; -1 for none.
       place_NW: int32 power of ten of the digit, -1 for the sign slot.
+      decimals_NW: int32 digits behind the point of the number.
+      most_NW: int32 largest magnitude of the number, in units of its last digit.
+      said_NW: int32 index of the host's token that stands here, -1 for none.
       digits: int32 [10] ids of the digits.
     """
 
@@ -197,6 +217,9 @@ class ObservationTemplates:
     feature_NW: Array
     number_NW: Array
     place_NW: Array
+    decimals_NW: Array
+    most_NW: Array
+    said_NW: Array
     digits: Array
 
     @property
@@ -208,6 +231,16 @@ class ObservationTemplates:
         return self.tokens_NW.shape[1]
 
 
+class _Slot(NamedTuple):
+    token: int
+    feature: int = -1
+    number: int = -1
+    place: int = 0
+    decimals: int = 0
+    most: int = 0
+    said: int = -1
+
+
 def _single(tokenizer: Tokenizer, text: str) -> int:
     ids = tokenizer.encode(text)
     if len(ids) != 1:
@@ -216,7 +249,11 @@ def _single(tokenizer: Tokenizer, text: str) -> int:
 
 
 def build_observations(
-    tokenizer: Tokenizer, image_tokens: int, style: Style | Frame = "compact", extra: Sequence[str] = ()
+    tokenizer: Tokenizer,
+    image_tokens: int,
+    style: Style | Frame = "compact",
+    texts: Sequence[Said] = (),
+    host_tokens: int = 0,
 ) -> ObservationTemplates:
     """Templates of every observation that can follow a turn, up to the next ``assistant`` line.
 
@@ -224,85 +261,140 @@ def build_observations(
       tokenizer: digits and ``-`` must be one id each.
       image_tokens: embeddings of a returned image, L.
       style: of the prompt; for a hub's chat template its frame, :attr:`medvista_jax.text.hub_chat.HubChat.frame`.
-      extra: further texts, kinds ``len(Fault)`` and up; ``{0}``, ``{1}`` … are number slots.
+      texts: what tools can say: kinds ``len(Fault)`` and up.
+      host_tokens: room for the words of host tools, the last kind; 0 where there are no such tools.
 
     Raises:
-      ValueError: when a digit is not one id, or for an unknown style.
+      ValueError: when a digit is not one id, for an unknown style, or for a number slot that is none.
     """
     frame = _FRAMES.get(style) if isinstance(style, str) else style
     if frame is None:
         raise ValueError(f"style {style!r} is not one of 'compact', 'qwen'")
-    texts = [IMAGE_TEXT, *(ERRORS[fault] for fault in Fault if fault != Fault.NONE), *extra]
+    errors = [Said(ERRORS.get(fault, ""), False) for fault in Fault]
+    hosts = [Said("{host}", False)] if host_tokens else []
     rows = [
-        _observation_row(tokenizer, frame, text + final, image_tokens if kind == Fault.NONE else None)
+        _observation_row(tokenizer, frame, Said(said.text + final, said.image), image_tokens, host_tokens)
         for final in ("", FINAL_TEXT)
-        for kind, text in enumerate(texts)
+        for said in (*errors, *texts, *hosts)
     ]
     width = max(map(len, rows))
-    table = np.full((len(rows), width, 4), [tokenizer.pad_id, -1, -1, 0], np.int32)
+    table = np.full((len(rows), width, len(_Slot._fields)), _Slot(tokenizer.pad_id), np.int32)
     valid = np.zeros((len(rows), width), bool)
     for index, row in enumerate(rows):
         table[index, : len(row)] = row
         valid[index, : len(row)] = True
     digits = np.array([_single(tokenizer, str(d)) for d in range(10)], np.int32)
-    return ObservationTemplates(table[..., 0], valid, table[..., 1], table[..., 2], table[..., 3], digits)
+    tokens, *rest = (table[..., at] for at in range(table.shape[-1]))
+    return ObservationTemplates(tokens, valid, *rest, digits)
+
+
+_NUMBER = re.compile(r"\{(?:(image|host)|(\d+)(?::(\d*)(?:\.(\d+))?)?)\}")
 
 
 def _observation_row(
-    tokenizer: Tokenizer, frame: Frame, text: str, image_tokens: int | None
-) -> list[tuple[int, int, int, int]]:
-    """Id, feature, number and place of every slot. An image stands before the text; ``{0}`` in it is a number."""
-    minus, pad = _single(tokenizer, "-"), tokenizer.special[frame.image_symbol]
-    row: list[tuple[int, int, int, int]] = []
+    tokenizer: Tokenizer, frame: Frame, said: Said, image_tokens: int, host_tokens: int
+) -> list[_Slot]:
+    """The slots of one observation. An image stands before the text."""
+    pad = tokenizer.special[frame.image_symbol]
+    row: list[_Slot] = []
     pending = frame.before  # text is encoded in one go: pieces of a vocabulary reach across the parts' borders
 
     def flush() -> None:
-        row.extend((token, -1, -1, 0) for token in tokenizer.encode(pending))
+        row.extend(map(_Slot, tokenizer.encode(pending)))
 
-    if image_tokens is not None:
+    if said.image:
         pending += frame.image_before
         flush()
-        row.extend((pad, k, -1, 0) for k in range(image_tokens))
+        row.extend(_Slot(pad, feature=k) for k in range(image_tokens))
         pending = frame.image_after
-    for at, piece in enumerate(text.replace("}", "{").split("{")):  # text, number, text, number, … text
-        if at % 2 == 0:
-            pending += piece
-            continue
+    at = 0
+    for found in _NUMBER.finditer(said.text):
+        pending += said.text[at : found.start()]
+        at = found.end()
         flush()
-        row.append((minus, -1, int(piece), -1))
-        row.extend((pad, -1, int(piece), place) for place in reversed(range(NUMBER_DIGITS)))
+        row.extend(_filled_in(tokenizer, pad, found, host_tokens))
         pending = ""
-    pending += frame.after
+    if set("{}") & set(_NUMBER.sub("", said.text)):
+        raise ValueError(f"{said.text!r}: a brace that belongs to no {{image}}, {{0}} or {{0:7.2}}")
+    pending += said.text[at:] + frame.after
     flush()
     return row
 
 
+def _filled_in(tokenizer: Tokenizer, pad: int, found: re.Match[str], host_tokens: int) -> list[_Slot]:
+    """Slots of a number: sign, digits, point, decimals; or of a host tool's words."""
+    name, index, whole, decimals = found.groups()
+    if name == "host":
+        return [_Slot(pad, said=k) for k in range(host_tokens)]
+    if name == "image":
+        return [_Slot(pad, number=0, place=place, most=99) for place in (1, 0)]
+    number, before, behind = int(index) + 1, int(whole or NUMBER_DIGITS), int(decimals or 0)
+    if not 1 <= before + behind <= MOST_DIGITS:
+        raise ValueError(f"{found[0]}: a number has between 1 and {MOST_DIGITS} digits")
+    most = 10 ** (before + behind) - 1
+    digit = lambda place: _Slot(pad, number=number, place=place, decimals=behind, most=most)  # noqa: E731
+    slots = [digit(-1)._replace(token=_single(tokenizer, "-"))]
+    slots += [digit(place) for place in reversed(range(behind, before + behind))]
+    if behind:
+        slots += map(_Slot, tokenizer.encode("."))
+        slots += [digit(place) for place in reversed(range(behind))]
+    return slots
+
+
+@struct.dataclass
+class HostWords:
+    """What host tools said to the rows that asked them.
+
+    Attributes:
+      fault_B: int32 :class:`Fault`; NONE where the words count.
+      tokens_BN: int32 ids.
+      length_B: int32, how many count.
+    """
+
+    fault_B: Array
+    tokens_BN: Array
+    length_B: Array
+
+
 def render(
-    templates: ObservationTemplates, kind_B: Array, numbers_BN: Array, final_B: Array | bool = False
+    templates: ObservationTemplates,
+    kind_B: Array,
+    image_B: Array,
+    numbers_BN: Array,
+    final_B: Array,
+    words: HostWords | None = None,
 ) -> tuple[Array, Array, Array]:
-    """Observations of a batch, numbers written in. Pure and jittable.
+    """Observations of a batch, numbers and words written in. Pure and jittable.
 
     Args:
-      kind_B: int32 row: 0 for a new image, a :class:`Fault`, or ``len(Fault) + i`` for the i-th extra text.
-      numbers_BN: int32, at least as wide as the texts' highest slot; magnitudes above 99999 are clipped.
-        For a new image number 0 is its index.
+      kind_B: int32 row: a :class:`Fault`, or ``len(Fault) + i`` for the i-th text.
+      image_B: int32 index of the returned image.
+      numbers_BN: float32; rounded to the slot's decimals, magnitudes clipped to its digits, NaN becomes 0.
       final_B: bool, whether the text says that the next turn must answer.
+      words: of host tools, for rows of the last kind.
 
     Returns:
       tokens_BW int32, valid_BW bool (holes where a number has fewer digits than slots), feature_BW int32.
     """
-    most = 10**NUMBER_DIGITS - 1
-    row_B = jnp.asarray(kind_B) + jnp.asarray(final_B).astype(jnp.int32) * templates.kinds
-    tokens_BW, number_BW, place_BW, feature_BW = (
-        jnp.asarray(table)[row_B]
-        for table in (templates.tokens_NW, templates.number_NW, templates.place_NW, templates.feature_NW)
-    )
-    value_BW = jnp.take_along_axis(jnp.asarray(numbers_BN), jnp.maximum(number_BW, 0), axis=1)
-    size_BW = jnp.abs(jnp.clip(value_BW, -most, most))
-    power_BW = jnp.asarray([10**place for place in range(NUMBER_DIGITS)], jnp.int32)[jnp.maximum(place_BW, 0)]
+    row_B = kind_B + final_B.astype(jnp.int32) * templates.kinds
+    table = jax.tree.map(lambda leaf: jnp.asarray(leaf)[row_B], templates.replace(digits=templates.tokens_NW))
+    all_BN = jnp.concatenate([image_B[:, None].astype(jnp.float32), numbers_BN], axis=1)
+    value_BW = jnp.take_along_axis(all_BN, jnp.clip(table.number_NW, 0, all_BN.shape[1] - 1), axis=1)
+    power_N = jnp.asarray([10**place for place in range(MOST_DIGITS)], jnp.int32)
+    scaled_BW = jnp.round(jnp.nan_to_num(value_BW) * power_N[table.decimals_NW].astype(jnp.float32))
+    # A float32 bound could round up past int32's place for it: compare before the conversion.
+    beyond_BW = jnp.abs(scaled_BW) >= table.most_NW.astype(jnp.float32)
+    size_BW = jnp.where(beyond_BW, table.most_NW, jnp.abs(scaled_BW).astype(jnp.int32))
+    power_BW = power_N[jnp.maximum(table.place_NW, 0)]
     digit_BW = size_BW // power_BW % 10
-    in_number_BW, is_sign_BW = number_BW >= 0, place_BW < 0
-    shown_BW = jnp.where(is_sign_BW, value_BW < 0, (size_BW >= power_BW) | (place_BW == 0))
-    tokens_BW = jnp.where(in_number_BW & ~is_sign_BW, jnp.asarray(templates.digits)[digit_BW], tokens_BW)
-    valid_BW = jnp.asarray(templates.valid_NW)[row_B] & (~in_number_BW | shown_BW)
-    return tokens_BW, valid_BW, feature_BW
+    in_number_BW, is_sign_BW = table.number_NW >= 0, table.place_NW < 0
+    unit_BW = table.place_NW <= table.decimals_NW  # digits that stand even in 0
+    shown_BW = jnp.where(is_sign_BW, (value_BW < 0) & (size_BW > 0), (size_BW >= power_BW) | unit_BW)
+    tokens_BW = jnp.where(in_number_BW & ~is_sign_BW, jnp.asarray(templates.digits)[digit_BW], table.tokens_NW)
+    valid_BW = table.valid_NW & (~in_number_BW | shown_BW)
+    if words is not None:
+        at_BW = jnp.clip(table.said_NW, 0, words.tokens_BN.shape[1] - 1)
+        says_BW = table.said_NW >= 0
+        tokens_BW = jnp.where(says_BW, jnp.take_along_axis(words.tokens_BN, at_BW, axis=1), tokens_BW)
+        valid_BW &= ~says_BW | (table.said_NW < words.length_B[:, None])
+    return tokens_BW, valid_BW, table.feature_NW

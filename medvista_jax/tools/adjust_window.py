@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from medvista_jax.core.tool_spec import Argument, ToolSpec
+from medvista_jax.core.tool_spec import Argument
 from medvista_jax.core.types import Array, Fault
-from medvista_jax.tools.base import Outcome, RowViews, Tool, pick_view
+from medvista_jax.tools.base import Sight
+from medvista_jax.tools.define import Reading, measure_tool
+from medvista_jax.tools.pixels import percentiles
 
-SPEC = ToolSpec(
-    name="adjust_window",
-    description="Show an image again between two stored grey values.",
-    arguments=(
-        Argument("low", "stored value shown black", "integer", 0, 65535),
-        Argument("high", "stored value shown white", "integer", 0, 65535),
-        Argument("image_index", "image to look at, 0 is the first", "integer", 0, 99, default=0),
-    ),
+
+@measure_tool(
+    "Show an image again between two values: Hounsfield units in CT, else grey values; or percentiles of the image.",
+    Argument("low", "value shown black", "integer", -32768, 65535),
+    Argument("high", "value shown white", "integer", -32768, 65535),
+    Argument("unit", "what low and high are", "enum", choices=("value", "percentile"), default=0),
+    texts=("image {image}",),
+    family="intensity",
+    image=True,
 )
+def adjust_window(sight: Sight, low: Array, high: Array, unit: Array) -> Reading:
+    """Same pixels, other window; ``high`` must lie above ``low``.
 
-
-def kernel(arguments_A: Array, views: RowViews) -> Outcome:
-    """Same pixels, other window; ``high`` must lie above ``low``."""
-    fault, source, box_4, _ = pick_view(views, arguments_A[2])
-    inverted = arguments_A[1] <= arguments_A[0]
-    fault = jnp.where((fault == Fault.NONE) & inverted, int(Fault.OUT_OF_RANGE), fault)
-    return Outcome(fault=fault, source=source, box_4=box_4, window_2=arguments_A[:2].astype(jnp.float32))
-
-
-TOOL = Tool(SPEC, kernel)
+    Values are physical: ``stored * slope + intercept`` by the image's own header (stored values where it has none).
+    Percentiles, 0…100, are nearest ranks (``numpy.percentile(method="inverted_cdf")``) of the original pixels within
+    the view; where both fall on one value, the window is one stored unit wide.
+    """
+    asked_2 = jnp.stack([low, high]).astype(jnp.float32)
+    percent = unit == 1
+    outside = percent & ((low < 0) | (high > 100))
+    fault = jnp.where((high <= low) | outside, int(Fault.OUT_OF_RANGE), int(Fault.NONE))
+    windows = []
+    for panel in range(2):
+        source = sight.view.source[panel]
+        slope, intercept = sight.originals.rescale_O2[source, 0], sight.originals.rescale_O2[source, 1]
+        stored = jnp.sort((asked_2 - intercept) / slope)  # a negative slope swaps the two
+        ranks = percentiles(sight, jnp.int32(panel), asked_2 / 100.0, percent)
+        ranks = jnp.stack([ranks[0], jnp.maximum(ranks[1], ranks[0] + 1.0)])
+        windows.append(jnp.where(percent, ranks, stored))
+    return Reading(view=sight.view.replace(window=jnp.stack(windows)), fault=fault)

@@ -1,8 +1,60 @@
-"""The tools that come with the package, by name."""
+"""The tools that come with the package, by name, and tools of a user's own file."""
 
 from __future__ import annotations
 
-from medvista_jax.tools import adjust_window, zoom_in
-from medvista_jax.tools.base import Tool
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
 
-DEFAULT_TOOLS: dict[str, Tool] = {tool.name: tool for tool in (zoom_in.TOOL, adjust_window.TOOL)}
+from medvista_jax.tools.adjust_window import adjust_window
+from medvista_jax.tools.base import Tool
+from medvista_jax.tools.flip import flip
+from medvista_jax.tools.pan_compare import pan_compare
+from medvista_jax.tools.rotate import rotate
+from medvista_jax.tools.zoom_in import zoom_in
+
+
+def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
+    """Tools by their names."""
+    return {tool.name: tool for tool in tools}
+
+
+DEFAULT_TOOLS: dict[str, Tool] = by_name((zoom_in, adjust_window))
+"""What the packaged experiments offer."""
+
+ALL_TOOLS: dict[str, Tool] = by_name((zoom_in, rotate, flip, pan_compare, adjust_window))
+"""Every tool that needs nothing but the image."""
+
+
+def load_tools(path: str | Path) -> dict[str, Tool]:
+    """The tools that a Python file defines, by name, in the order of their definition. The file is run.
+
+    Raises:
+      FileNotFoundError, ValueError: naming the file; where it fails, the line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; a Python file that defines tools is wanted")
+    module = _run(path)
+    found = by_name(value for value in vars(module).values() if isinstance(value, Tool))
+    if not found:
+        raise ValueError(f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define")
+    return found
+
+
+def _run(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"medvista_tools_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        trace, line = error.__traceback__, None
+        while trace is not None:
+            line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == str(path) else line
+            trace = trace.tb_next
+        where = f"{path}, line {line}" if line else str(path)
+        raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
+    return module

@@ -32,31 +32,47 @@ def triangle_weights(start_N: Array, stop_N: Array, size: int, out: int) -> Arra
     return weights_NOS / jnp.sum(weights_NOS, axis=-1, keepdims=True)
 
 
-def crop_resize(pixels_PYXC: Array, box_B4: Array, height: int, width: int) -> Array:
-    """Resample a box of an image for each row.
-
-    Args:
-      pixels_PYXC: any real dtype, one image a prompt.
-      box_B4: float32 x1 y1 x2 y2 in 0…1, ``B`` a multiple of ``P``; row ``b`` looks at image ``b // (B // P)``.
-      height, width: size of the result.
-
-    Returns:
-      float32 ``[B, height, width, C]`` in the units of the input.
-    """
-    prompts, rows, columns, channels = pixels_PYXC.shape
+def crop_resize(pixels_POYXC: Array, source_B: Array, box_B4: Array, size_PO2: Array, height: int, width: int) -> Array:
+    prompts, originals, rows, columns, channels = pixels_POYXC.shape
     batch = box_B4.shape[0]
     if batch % prompts:
         raise ValueError(f"crop_resize: {batch} boxes do not divide among {prompts} images")
-    group = batch // prompts
-    wy_BhY = triangle_weights(box_B4[:, 1] * rows, box_B4[:, 3] * rows, rows, height)
-    wx_BwX = triangle_weights(box_B4[:, 0] * columns, box_B4[:, 2] * columns, columns, width)
-    image_PYN = pixels_PYXC.astype(jnp.float32).reshape(prompts, rows, columns * channels)
-    wy_PNY = wy_BhY.reshape(prompts, group * height, rows)
-    # HIGHEST: on TPUs the default would round pixels and weights to bfloat16.
+    prompt_B = jnp.arange(batch) // (batch // prompts)
+    image_BYXC = pixels_POYXC[prompt_B, source_B].astype(jnp.float32)
+    size_B2 = size_PO2[prompt_B, source_B].astype(jnp.float32)
+
+    def w(start, stop, n, size, out):
+        scale = (stop - start) / out
+        reach = jnp.maximum(jnp.abs(scale), 1.0)
+        step = jnp.arange(out, dtype=jnp.float32) + 0.5
+        centre = start[:, None] + step[None] * scale[:, None] - 0.5
+        d = jnp.abs(centre[:, :, None] - jnp.arange(size, dtype=jnp.float32)[None, None])
+        ww = jnp.maximum(0.0, 1.0 - d / reach[:, None, None]) * (jnp.arange(size)[None, None] < n[:, None, None])
+        return ww / jnp.sum(ww, axis=-1, keepdims=True)
+
+    wy = w(box_B4[:, 1], box_B4[:, 3], size_B2[:, 0], rows, height)
+    wx = w(box_B4[:, 0], box_B4[:, 2], size_B2[:, 1], columns, width)
     exact = jax.lax.Precision.HIGHEST
-    rows_PNN = jnp.einsum("pny,pym->pnm", wy_PNY, image_PYN, precision=exact)
-    rows_BhXC = rows_PNN.reshape(batch, height, columns, channels)
-    return jnp.einsum("bhxc,bwx->bhwc", rows_BhXC, wx_BwX, precision=exact)
+    r = jnp.einsum("bhy,byxc->bhxc", wy, image_BYXC, precision=exact)
+    return jnp.einsum("bhxc,bwx->bhwc", r, wx, precision=exact)
+
+
+def sample_affine(levels_BmnC: Array, affine_B23: Array, height: int, width: int) -> Array:
+    rows, columns = levels_BmnC.shape[1:3]
+    u = (jnp.arange(width, dtype=jnp.float32)[None, None, :] + 0.5) / width
+    v = (jnp.arange(height, dtype=jnp.float32)[None, :, None] + 0.5) / height
+    m = affine_B23[:, :, :, None, None]
+    x = m[:, 0, 0] * u + m[:, 0, 1] * v + m[:, 0, 2]
+    y = m[:, 1, 0] * u + m[:, 1, 1] * v + m[:, 1, 2]
+    ok = (x >= 0) & (x <= columns) & (y >= 0) & (y <= rows)
+    x, y = jnp.clip(x - 0.5, 0, columns - 1), jnp.clip(y - 0.5, 0, rows - 1)
+    x0, y0 = jnp.floor(x).astype(jnp.int32), jnp.floor(y).astype(jnp.int32)
+    x1, y1 = jnp.minimum(x0 + 1, columns - 1), jnp.minimum(y0 + 1, rows - 1)
+    fx, fy = (x - x0)[..., None], (y - y0)[..., None]
+    b = jnp.arange(levels_BmnC.shape[0])[:, None, None]
+    at = lambda yy, xx: levels_BmnC[b, yy, xx]
+    out = (at(y0, x0) * (1 - fx) + at(y0, x1) * fx) * (1 - fy) + (at(y1, x0) * (1 - fx) + at(y1, x1) * fx) * fy
+    return jnp.where(ok[..., None], out, 0.0)
 
 
 def apply_window(pixels_BhwC: Array, window_B2: Array) -> Array:

@@ -1,0 +1,114 @@
+"""Where the pixels of a view lie: affine maps from the view's unit square to pixels of an original.
+
+(u, v) run from 0 to 1, right and down, over the view; (x, y) are pixels of an original, pixel (0, 0) covering
+0 ≤ x, y < 1. A map is ``[2, 3]``: ``x = m00 u + m01 v + m02``, ``y = m10 u + m11 v + m12``. A tool that looks at a part
+of a view, turned or mirrored, composes its own map from new to old (u, v) with the view's.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from medvista_jax.core.dimensions import FRAME
+from medvista_jax.core.types import Array, Blend, View
+from medvista_jax.tools.base import Originals
+
+
+def whole(size_2: Array) -> Array:
+    """The map ``[…, 2, 3]`` of a view of a whole image of ``size_2`` rows and columns, ``[…, 2]``."""
+    size_2 = jnp.asarray(size_2, jnp.float32)
+    zero = jnp.zeros(size_2.shape[:-1], jnp.float32)
+    right = jnp.stack([size_2[..., 1], zero, zero], axis=-1)
+    down = jnp.stack([zero, size_2[..., 0], zero], axis=-1)
+    return jnp.stack([right, down], axis=-2)
+
+
+def compose(outer_23: Array, inner_23: Array) -> Array:
+    """``outer ∘ inner`` as ``[…, 2, 3]``; written out, so that zeros and ones stay exact on any device."""
+    a, b = outer_23, inner_23
+    columns = []
+    for column in range(3):
+        x, y = b[..., 0, column, None], b[..., 1, column, None]
+        part = a[..., :, 0] * x + a[..., :, 1] * y
+        columns.append(part + a[..., :, 2] if column == 2 else part)
+    return jnp.stack(columns, axis=-1)
+
+
+def box_map(box_4: Array) -> Array:
+    """Map from (u, v) of a box to (u, v) of the image that it is drawn on; ``box_4`` in 0…FRAME."""
+    x1, y1, x2, y2 = (box_4[k].astype(jnp.float32) / FRAME for k in range(4))
+    zero = jnp.zeros_like(x1)
+    return jnp.stack([jnp.stack([x2 - x1, zero, x1]), jnp.stack([zero, y2 - y1, y1])])
+
+
+def look_through(view: View, inner_23: Array) -> View:
+    """The view seen through a map from new to old (u, v): panels and seam move together."""
+    a, b, c = view.seam[0], view.seam[1], view.seam[2]
+    m = inner_23
+    seam = [a * m[0, 0] + b * m[1, 0], a * m[0, 1] + b * m[1, 1], c - a * m[0, 2] - b * m[1, 2]]
+    return view.replace(affine=compose(view.affine, inner_23[None]), seam=jnp.stack(seam))
+
+
+def panel_at(view: View, u: Array, v: Array) -> Array:
+    """Index of the panel that is shown at a point of the view: 0 or 1. Of a difference it is panel A."""
+    beyond = view.seam[0] * u + view.seam[1] * v >= view.seam[2]
+    return jnp.where((view.blend == Blend.SEAM) & beyond, 1, 0).astype(jnp.int32)
+
+
+def single(view: View, panel: Array) -> View:
+    """The view as if it were one panel only."""
+    both = jnp.stack([panel, panel])
+    return view.replace(
+        source=view.source[both],
+        affine=view.affine[both],
+        window=view.window[both],
+        blend=jnp.full_like(view.blend, int(Blend.ONE)),
+    )
+
+
+def to_pixels(view: View, panel: Array, point_2: Array) -> Array:
+    """(x, y) in pixels of the panel's original of a point in 0…FRAME of the view: float32 ``[2]``."""
+    u, v = point_2[0].astype(jnp.float32) / FRAME, point_2[1].astype(jnp.float32) / FRAME
+    m = view.affine[panel]
+    return m[:, 0] * u + m[:, 1] * v + m[:, 2]
+
+
+def inverse(affine_23: Array) -> Array:
+    """Map from (x, y) back to (u, v)."""
+    a, b, c, d = affine_23[0, 0], affine_23[0, 1], affine_23[1, 0], affine_23[1, 1]
+    scale = 1.0 / (a * d - b * c)
+    linear = jnp.stack([jnp.stack([d, -b]), jnp.stack([-c, a])]) * scale
+    offset = -(linear[:, 0] * affine_23[0, 2] + linear[:, 1] * affine_23[1, 2])
+    return jnp.concatenate([linear, offset[:, None]], axis=1)
+
+
+def inside(view: View, panel: Array, box_4: Array, originals: Originals) -> Array:
+    """Which pixels of the panel's original have their centre in a box of the view: bool ``[Y, X]``.
+
+    Args:
+      box_4: int32 x1 y1 x2 y2 in 0…FRAME of the view.
+
+    Pixels beyond the image's size, beyond the view or beyond the seam are outside.
+    """
+    rows, columns = originals.pixels_OYXC.shape[1:3]
+    y_Y1 = jnp.arange(rows, dtype=jnp.float32)[:, None] + 0.5
+    x_1X = jnp.arange(columns, dtype=jnp.float32)[None, :] + 0.5
+    m = inverse(view.affine[panel])
+    u_YX = (m[0, 0] * x_1X + m[0, 2]) + m[0, 1] * y_Y1
+    v_YX = (m[1, 0] * x_1X + m[1, 2]) + m[1, 1] * y_Y1
+    box = box_4.astype(jnp.float32) / FRAME
+    size_2 = originals.size_O2[view.source[panel]]
+    within_YX = (u_YX >= box[0]) & (u_YX < box[2]) & (v_YX >= box[1]) & (v_YX < box[3])
+    within_YX &= (y_Y1 < size_2[0]) & (x_1X < size_2[1])
+    beyond_YX = view.seam[0] * u_YX + view.seam[1] * v_YX >= view.seam[2]
+    return within_YX & ((view.blend != Blend.SEAM) | (beyond_YX == (panel == 1)))
+
+
+def outline(affine_23: np.ndarray, size_2: np.ndarray) -> np.ndarray:
+    """Host: the box x1 y1 x2 y2, 0…1 of an original of ``size_2`` rows and columns, around a view: ``[…, 4]``."""
+    a = np.asarray(affine_23, np.float64)
+    corners = [a[..., :, 0] * u + a[..., :, 1] * v + a[..., :, 2] for u in (0, 1) for v in (0, 1)]
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    unit = np.asarray(size_2, np.float64)[..., ::-1]
+    return np.concatenate([low / unit, high / unit], axis=-1)

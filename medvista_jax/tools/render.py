@@ -1,0 +1,141 @@
+"""From recipes to pixels: every view is sampled from the original pixels, windowed, and its effects applied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medvista_jax.core.types import Array, Blend, ImageBank, View
+from medvista_jax.tools.base import Originals
+from medvista_jax.tools.resample import crop_resize, sample_affine
+
+
+def originals_of(bank: ImageBank) -> Originals:
+    """What kernels see of a bank, leaves with the leading axis P."""
+    return Originals(
+        pixels_OYXC=bank.pixels_POYXC,
+        window_O2=bank.window_PO2,
+        count=bank.count_P,
+        size_O2=bank.size_PO2,
+        spacing_O2=bank.spacing_PO2,
+        rescale_O2=bank.rescale_PO2,
+    )
+
+
+def per_row(function: Any, bank: ImageBank, rows: Any) -> Any:
+    """``function(row, originals)`` over all rows of a batch; rows of a group share the originals without a copy.
+
+    Args:
+      rows: pytree, leaves ``[B, …]``; row ``b`` belongs to prompt ``b // (B // P)``.
+    """
+    prompts = bank.window_PO2.shape[0]
+    grouped = jax.tree.map(lambda leaf: leaf.reshape((prompts, -1) + leaf.shape[1:]), rows)
+    result = jax.vmap(jax.vmap(function, in_axes=(0, None)))(grouped, originals_of(bank))
+    return jax.tree.map(lambda leaf: leaf.reshape((-1,) + leaf.shape[2:]), result)
+
+
+def render(tools: Sequence[Any], bank: ImageBank, view: View, size: tuple[int, int]) -> Array:
+    """Pixels of one view a row.
+
+    Args:
+      tools: those whose effects may be stacked on the views, in the order of ``View.effect``.
+      view: leaves ``[B, …]``, B a multiple of the bank's prompts.
+      size: h, w.
+
+    Returns:
+      uint8 ``[B, h, w, C]``.
+    """
+    levels_BhwC = _panel(bank, view, 0, size)
+
+    def blend(levels_BhwC: Array) -> Array:
+        other_BhwC = _panel(bank, view, 1, size)
+        u_1w = (jnp.arange(size[1], dtype=jnp.float32)[None, :] + 0.5) / size[1]
+        v_h1 = (jnp.arange(size[0], dtype=jnp.float32)[:, None] + 0.5) / size[0]
+        a, b, c = (view.seam[:, k, None, None] for k in range(3))
+        beyond_Bhw = (a * u_1w[None] + b * v_h1[None]) >= c
+        here = lambda blend: (view.blend == int(blend))[:, None, None, None]  # noqa: E731
+        seen_BhwC = jnp.where(here(Blend.SEAM) & beyond_Bhw[..., None], other_BhwC, levels_BhwC)
+        return jnp.where(here(Blend.DIFFERENCE), jnp.abs(levels_BhwC - other_BhwC), seen_BhwC)
+
+    levels_BhwC = jax.lax.cond(jnp.any(view.blend != Blend.ONE), blend, lambda levels: levels, levels_BhwC)
+    return _with_effects(tools, bank, view, levels_BhwC).astype(jnp.uint8)
+
+
+def _with_effects(tools: Sequence[Any], bank: ImageBank, view: View, levels_BhwC: Array) -> Array:
+    """Every stacked effect applied in its order; an effect that no row shows costs nothing."""
+    effects = [
+        (index + 1, tool.effect) for index, tool in enumerate(tools) if getattr(tool, "effect", None) is not None
+    ]
+    if not effects:
+        return levels_BhwC
+
+    def apply_all(at: Array, levels_BhwC: Array) -> Array:
+        effect_B = jax.lax.dynamic_index_in_dim(view.effect, at, axis=1, keepdims=False)
+        values_BN = jax.lax.dynamic_index_in_dim(view.values, at, axis=1, keepdims=False)
+        for number, effect in effects:
+            mine_B = effect_B == number
+
+            def apply(levels_BhwC: Array, effect=effect, mine_B=mine_B) -> Array:
+                one = lambda row, originals: effect(*row, originals)  # noqa: E731
+                changed_BhwC = per_row(one, bank, (levels_BhwC, values_BN, view))
+                changed_BhwC = jnp.round(jnp.clip(changed_BhwC, 0.0, 255.0))
+                return jnp.where(mine_B[:, None, None, None], changed_BhwC, levels_BhwC)
+
+            levels_BhwC = jax.lax.cond(jnp.any(mine_B), apply, lambda levels: levels, levels_BhwC)
+        return levels_BhwC
+
+    return jax.lax.fori_loop(0, view.effect.shape[1], apply_all, levels_BhwC)
+
+
+def _panel(bank: ImageBank, view: View, panel: int, size: tuple[int, int]) -> Array:
+    """Displayed levels of one panel over the whole view: float32 whole numbers ``[B, h, w, C]``; 0 beyond the image."""
+    height, width = size
+    source_B, affine_B23, window_B2 = view.source[:, panel], view.affine[:, panel], view.window[:, panel]
+    upright_B = (affine_B23[:, 0, 1] == 0) & (affine_B23[:, 1, 0] == 0)
+    quarter_B = (affine_B23[:, 0, 0] == 0) & (affine_B23[:, 1, 1] == 0) & ~upright_B
+
+    def crop(box_B4: Array, height: int, width: int) -> Array:
+        stored_BhwC = crop_resize(bank.pixels_POYXC, source_B, box_B4, bank.size_PO2, height, width)
+        low_B111, high_B111 = (window_B2[:, k, None, None, None] for k in range(2))
+        return jnp.clip((stored_BhwC - low_B111) / (high_B111 - low_B111), 0.0, 1.0) * 255.0
+
+    start_B2 = affine_B23[:, :, 2]
+    along_B2 = affine_B23[:, :, 0] + affine_B23[:, :, 1]  # of an upright or quarter-turned view: one of the two is 0
+    box_B4 = jnp.concatenate([start_B2, start_B2 + along_B2], axis=1)
+    safe_B4 = jnp.where((upright_B | quarter_B)[:, None], box_B4, _around(bank, source_B, affine_B23))
+    levels_BhwC = crop(safe_B4, height, width)
+
+    def quarter(levels_BhwC: Array) -> Array:
+        """(u, v) run along (y, x): the crop of the same box, transposed."""
+        lying_BwhC = levels_BhwC if height == width else crop(safe_B4, width, height)
+        return jnp.where(quarter_B[:, None, None, None], lying_BwhC.transpose(0, 2, 1, 3), levels_BhwC)
+
+    def tilted(levels_BhwC: Array) -> Array:
+        """An antialiased crop of the box around the view, then a bilinear turn at the view's own resolution."""
+        side = math.ceil(math.sqrt(2.0) * max(height, width))
+        around_B4 = _around(bank, source_B, affine_B23)
+        flat_BmmC = crop(around_B4, side, side)
+        scale_B2 = side / (around_B4[:, 2:] - around_B4[:, :2])
+        move_B23 = affine_B23.at[:, :, 2].add(-around_B4[:, :2]) * scale_B2[:, :, None]
+        turned_BhwC = sample_affine(flat_BmmC, move_B23, height, width)
+        return jnp.where((upright_B | quarter_B)[:, None, None, None], levels_BhwC, turned_BhwC)
+
+    levels_BhwC = jax.lax.cond(jnp.any(quarter_B), quarter, lambda levels: levels, levels_BhwC)
+    levels_BhwC = jax.lax.cond(jnp.all(upright_B | quarter_B), lambda levels: levels, tilted, levels_BhwC)
+    return jnp.round(levels_BhwC)
+
+
+def _around(bank: ImageBank, source_B: Array, affine_B23: Array) -> Array:
+    """The part of the image around each view: x1 y1 x2 y2 in pixels, inside the image, a pixel wide at least."""
+    prompts, originals = bank.size_PO2.shape[:2]
+    prompt_B = jnp.arange(source_B.shape[0]) // (source_B.shape[0] // prompts)
+    size_B2 = bank.size_PO2.reshape(-1, 2)[prompt_B * originals + source_B][:, ::-1].astype(jnp.float32)
+    start_B2, u_B2, v_B2 = affine_B23[:, :, 2], affine_B23[:, :, 0], affine_B23[:, :, 1]
+    low_B2 = start_B2 + jnp.minimum(u_B2, 0.0) + jnp.minimum(v_B2, 0.0)
+    high_B2 = start_B2 + jnp.maximum(u_B2, 0.0) + jnp.maximum(v_B2, 0.0)
+    low_B2 = jnp.clip(low_B2, 0.0, size_B2 - 1.0)
+    return jnp.concatenate([low_B2, jnp.clip(high_B2, low_B2 + 1.0, size_B2)], axis=1)
