@@ -45,7 +45,7 @@ def make_classify(
 
     # The request keeps its own time; the tool's is there for what that cannot bound, such as a name's look-up.
     return HostTool(
-        spec=ToolSpec(name, description, (IMAGE_INDEX,)),
+        spec=ToolSpec(name, description, (IMAGE_INDEX,), "recognise"),
         run=run,
         timeout_s=2 * endpoint.timeout_s,
         retries=retries,

@@ -54,7 +54,9 @@ def make_ground(
 
     # The request keeps its own time; the tool's is there for what that cannot bound, such as a name's look-up.
     return HostTool(
-        spec=ToolSpec(name, description, (Argument("query", "what to find", "string", 1, 200), IMAGE_INDEX)),
+        spec=ToolSpec(
+            name, description, (Argument("query", "what to find", "string", 1, 200), IMAGE_INDEX), "recognise"
+        ),
         run=run,
         timeout_s=2 * endpoint.timeout_s,
         retries=retries,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medvista_jax.core.tool_spec import Argument, ToolSpec
+from medvista_jax.core.tool_spec import Argument, ToolSpec, python_values
 from medvista_jax.core.types import Fault
 from medvista_jax.tools.call import ToolCall, ToolResult
 from medvista_jax.tools.host.batch import run_batch
@@ -54,50 +54,46 @@ def _prepare(tools: Mapping[str, HostTool], call: ToolCall) -> HostCall | Fault:
 def check_arguments(spec: ToolSpec, arguments: Mapping[str, Any]) -> tuple[Fault, dict[str, Any]]:
     """The arguments with defaults filled in, or the first fault in the order of the gym's parsers.
 
-    That order is: unknown, missing, of wrong type, out of range, an empty box. The argument's own JSON schema says what
-    type and range are, but a string's length counts its UTF-8 bytes.
+    That order is: unknown, missing, of wrong type, out of range, an empty box. Escapes are undone before JSON comes
+    here, so that a string's bytes are those of its text.
     """
     known = {argument.name: argument for argument in spec.arguments}
     if not arguments.keys() <= known.keys():
         return Fault.UNKNOWN_ARGUMENT, {}
     if any(argument.default is None and name not in arguments for name, argument in known.items()):
         return Fault.MISSING_ARGUMENT, {}
-    given = [(known[name].schema(), value) for name, value in arguments.items()]
-    if not all(_has_type(schema, value) for schema, value in given):
+    given = [(known[name], value) for name, value in arguments.items()]
+    if not all(_has_type(argument, value) for argument, value in given):
         return Fault.WRONG_TYPE, {}
-    if not all(_in_range(schema, value) for schema, value in given):
+    if not all(_in_range(argument, value) for argument, value in given):
         return Fault.OUT_OF_RANGE, {}
-    boxes = [value for name, value in arguments.items() if known[name].kind == "box"]
+    boxes = [value for argument, value in given if argument.kind == "box"]
     if any(x2 <= x1 or y2 <= y1 for x1, y1, x2, y2 in boxes):
         return Fault.EMPTY_BOX, {}
-    return Fault.NONE, {name: arguments.get(name, _default(argument)) for name, argument in known.items()}
+    slots = [slot for argument in spec.arguments for slot in argument.default_slots]
+    defaults = python_values(spec, slots, [""] * sum(argument.kind == "string" for argument in spec.arguments))
+    return Fault.NONE, {name: arguments.get(name, defaults[name]) for name in known}
 
 
-def _has_type(schema: Mapping[str, Any], value: Any) -> bool:
-    if schema["type"] == "array":
-        items = isinstance(value, list) and len(value) == schema["minItems"]
-        return items and all(_has_type(schema["items"], item) for item in value)
-    if schema["type"] == "integer":
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, {"string": str, "boolean": bool}[schema["type"]])
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _in_range(schema: Mapping[str, Any], value: Any) -> bool:
-    if schema["type"] == "array":
-        return all(_in_range(schema["items"], item) for item in value)
-    if schema["type"] == "integer":
-        return schema["minimum"] <= value <= schema["maximum"]
-    if "enum" in schema:
-        return value in schema["enum"]
-    if schema["type"] == "string":
-        return schema["minLength"] <= len(value.encode(errors="replace")) <= schema["maxLength"]
-    return True
+def _has_type(argument: Argument, value: Any) -> bool:
+    if argument.kind in ("point", "box"):
+        return isinstance(value, list) and len(value) == argument.width and all(map(_is_integer, value))
+    if argument.kind == "integer":
+        return _is_integer(value)
+    return isinstance(value, bool if argument.kind == "boolean" else str)
 
 
-def _default(argument: Argument) -> Any:
-    """The default as a Python value: the spec has an enum's index, and integers for a box."""
+def _in_range(argument: Argument, value: Any) -> bool:
     if argument.kind == "enum":
-        return argument.choices[argument.default]
-    if argument.schema()["type"] == "boolean":
-        return bool(argument.default)
-    return list(argument.default) if isinstance(argument.default, tuple) else argument.default
+        return value in argument.choices
+    if argument.kind == "boolean":
+        return True
+    if argument.kind == "string":
+        value = len(value.encode(errors="replace"))
+    return all(
+        argument.minimum <= number <= argument.maximum for number in (value if isinstance(value, list) else [value])
+    )
