@@ -134,7 +134,9 @@ def _decode(header: Any, index: int, name: str) -> np.ndarray:
     syntax = header.file_meta.TransferSyntaxUID
     try:
         missing = syntax.is_encapsulated and not get_decoder(syntax).is_available
-        pixels = None if missing else pixel_array(header, index=index)
+        # pydicom's correction takes High Bit for granted; ``_used_bits`` reads it.
+        options = {} if syntax.is_encapsulated else {"correct_unused_bits": False}
+        pixels = None if missing else pixel_array(header, index=index, **options)
     except RuntimeError as error:
         raise BadFile(f"{name}: compressed as {syntax.name}: {_reason(error)}. {_remedy(syntax)}") from None
     except NotImplementedError:
