@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -18,9 +17,10 @@ from medvista_jax.text.chat import HostWords
 from medvista_jax.text.host_parser import parse_turn_text
 from medvista_jax.text.tokenizer import Tokenizer, encode_plain
 from medvista_jax.tools.define import IMAGE_INDEX
+from medvista_jax.tools.geometry import edges
 from medvista_jax.tools.host.batch import run_batch
 from medvista_jax.tools.host.call import HostCall, HostReply, HostTool
-from medvista_jax.tools.render import render
+from medvista_jax.tools.render import render, shaped
 
 SIDES = (256, 512, 1024)
 """Longer sides, in pixels, of the images that host tools are given: few, since each one is a compiled program."""
@@ -79,16 +79,11 @@ def full_view(environment: Environment, state: EnvState, row: int, slot: int) ->
     """
     prompt = row // (state.done_B.shape[0] // state.bank.window_PO2.shape[0])
     view = jax.tree.map(lambda leaf: np.asarray(leaf[row, slot]), state.views.view)
-    edges = np.hypot(*view.affine[0, :, :2])  # of u and of v, in pixels of the original
-    if view.blend and view.seam[2]:  # two halves: what is seen of panel A only
-        edges = edges / np.maximum(np.abs(view.seam[:2]) / abs(view.seam[2]), 1.0)
-    longest = float(edges.max())
-    side = next((side for side in SIDES if side >= longest), SIDES[-1])
+    size_2 = np.asarray(edges(view))
+    side = next((side for side in SIDES if side >= size_2.max()), SIDES[-1])
     bank = jax.tree.map(lambda leaf: leaf[prompt : prompt + 1], state.bank)
-    pixels_YXC = np.asarray(_render(environment.tools, bank, jax.tree.map(lambda x: x[None], view), side))[0]
-    width, height = (max(1, math.floor(edge * side / longest + 0.5)) for edge in edges)
-    image = Image.fromarray(pixels_YXC[..., 0] if pixels_YXC.shape[-1] == 1 else pixels_YXC).convert("RGB")
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    pixels_hwC = np.asarray(_render(environment.tools, bank, jax.tree.map(lambda x: x[None], view), side))[0]
+    return np.asarray(Image.fromarray(shaped(pixels_hwC, size_2)).convert("RGB"))
 
 
 @functools.partial(jax.jit, static_argnames=("tools", "side"))

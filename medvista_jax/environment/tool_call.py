@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from medvista_jax.core.tool_text import NUMBERS
 from medvista_jax.core.types import Array, Fault, Kind, ParsedTurn, View, Views
 from medvista_jax.text.chat import HostWords
-from medvista_jax.tools.base import EFFECT_VALUES, NUMBERS, Outcome, Sight, Tool
+from medvista_jax.tools.base import EFFECT_VALUES, Outcome, Sight, Tool
 from medvista_jax.tools.define import IMAGE_INDEX
 from medvista_jax.tools.host.call import HostTool
 from medvista_jax.tools.render import per_row, render

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from medvista_jax.core.tool_spec import Argument, ToolSpec
+from medvista_jax.core.tool_text import NUMBERS
 from medvista_jax.core.types import Array, Fault, View
-from medvista_jax.tools.base import NUMBERS, Effect, Originals, Outcome, Sight, Tool, view_at
+from medvista_jax.tools.base import Effect, Originals, Outcome, Sight, Tool, view_at
 
 IMAGE_INDEX = Argument("image_index", "image to look at, 0 is the first", "integer", 0, 99, default=0)
 
