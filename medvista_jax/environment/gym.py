@@ -220,21 +220,24 @@ def render_views(environment: Environment, bank: ImageBank, views: Views, slot_B
     box_B4 = jnp.take_along_axis(views.box_BI4, at_B[..., None], axis=1)[:, 0]
     window_B2 = jnp.take_along_axis(views.window_BI2, at_B[..., None], axis=1)[:, 0]
     height, width = environment.view_size
-    originals = bank.pixels_POYXC.shape[1]
-    shown_BhwC = crop_resize(bank.pixels_POYXC[:, 0], box_B4, height, width)
-    for original in range(1, originals):
-        other_BhwC = crop_resize(bank.pixels_POYXC[:, original], box_B4, height, width)
-        shown_BhwC = jnp.where((source_B == original)[:, None, None, None], other_BhwC, shown_BhwC)
+    rows, columns = bank.pixels_POYXC.shape[2:4]
+    box_B4 = box_B4 * jnp.array([columns, rows, columns, rows], jnp.float32)[None]
+    shown_BhwC = crop_resize(bank.pixels_POYXC, source_B, box_B4, _canvas_sizes(bank), height, width)
     return apply_window(shown_BhwC, window_B2)
 
 
 def render_originals(environment: Environment, bank: ImageBank) -> Array:
     """Every original as the policy first sees it: uint8 ``[P, O, h, w, C]``."""
     height, width = environment.view_size
-    prompts, originals = bank.window_PO2.shape[:2]
-    whole_P4 = jnp.tile(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (prompts, 1))
-    shown = [
-        apply_window(crop_resize(bank.pixels_POYXC[:, o], whole_P4, height, width), bank.window_PO2[:, o])
-        for o in range(originals)
-    ]
-    return jnp.stack(shown, axis=1)
+    prompts, originals, rows, columns, channels = bank.pixels_POYXC.shape
+    source_N = jnp.tile(jnp.arange(originals, dtype=jnp.int32), prompts)
+    whole_N4 = jnp.tile(jnp.array([[0.0, 0.0, columns, rows]]), (prompts * originals, 1))
+    shown_NhwC = crop_resize(bank.pixels_POYXC, source_N, whole_N4, _canvas_sizes(bank), height, width)
+    shown_NhwC = apply_window(shown_NhwC, bank.window_PO2.reshape(-1, 2))
+    return shown_NhwC.reshape(prompts, originals, height, width, channels)
+
+
+def _canvas_sizes(bank: ImageBank) -> Array:
+    """Originals fill their canvases: int32 rows and columns ``[P, O, 2]``."""
+    prompts, originals, rows, columns = bank.pixels_POYXC.shape[:4]
+    return jnp.tile(jnp.array([rows, columns], jnp.int32)[None, None], (prompts, originals, 1))
