@@ -59,18 +59,23 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB"))
 
 
+def default_window(image: np.ndarray) -> tuple[float, float]:
+    """Stored values shown black and white: 0 and 255 of 8-bit pixels, the lowest and the highest of 16-bit ones."""
+    if image.dtype == np.uint8:
+        return 0.0, 255.0
+    low, high = float(image.min()), float(image.max())
+    return low, max(high, low + 1.0)
+
+
 def displayed(image: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:
     """uint8 [Y, X, 3] of stored pixels, uint8 or uint16, [Y, X] or [Y, X, 3].
 
     Args:
       image: stored pixels.
-      window: stored values shown black and white; None shows 8-bit pixels as they are and 16-bit ones from their
-        lowest to their highest.
+      window: stored values shown black and white; by default :func:`default_window`.
     """
-    if window is None and image.dtype != np.uint8:
-        window = (float(image.min()), float(image.max()))
-    if window is not None:
-        low, high = window
+    low, high = default_window(image) if window is None else window
+    if image.dtype != np.uint8 or (low, high) != (0.0, 255.0):
         shown = np.clip((image.astype(np.float32) - low) / max(high - low, 1e-6), 0.0, 1.0)
         image = np.rint(shown * 255.0).astype(np.uint8)
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
