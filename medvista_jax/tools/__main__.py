@@ -18,6 +18,7 @@ from pathlib import Path
 
 from medvista_jax.core.tool_spec import Argument
 from medvista_jax.tools import read_text
+from medvista_jax.tools.apply import apply_calls
 from medvista_jax.tools.base import Tool
 from medvista_jax.tools.classify import make_classify
 from medvista_jax.tools.ground import make_ground
@@ -108,10 +109,8 @@ def serve(tools: Mapping[str, Tool | HostTool], host: str, port: int) -> int:
     except ModuleNotFoundError as error:
         print(f"serve needs {error.name}: pip install fastapi uvicorn prometheus-client", file=sys.stderr)
         return 2
-    from medvista_jax.text.chat import ERRORS  # late: tools stand below the command line, not below text
-    from medvista_jax.tools.host.apply import apply_host_calls
+    from medvista_jax.text.chat import ERRORS  # late: the command stands above text, the tools do not
 
-    served = {name: tool for name, tool in tools.items() if isinstance(tool, HostTool)}
     try:
         listener = _listen(host, port)
     except OSError as error:
@@ -122,9 +121,9 @@ def serve(tools: Mapping[str, Tool | HostTool], host: str, port: int) -> int:
     loopback = _is_loopback(listener)
     limits = Limits()
     hosts = ["127.0.0.1", "localhost", "[::1]"] if loopback else None
-    app = make_app(served, apply_host_calls, limits, ERRORS, hosts)
+    app = make_app(tools, apply_calls, limits, ERRORS, hosts)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    print(f"{len(served)} tools on {address}: GET /tools, POST /call, POST /batch. Ctrl-C stops.", flush=True)
+    print(f"{len(tools)} tools on {address}: GET /tools, POST /call, POST /batch. Ctrl-C stops.", flush=True)
     if not loopback:
         print("Whoever reaches this address can call the tools; nothing asks for a key.", file=sys.stderr)
     config = uvicorn.Config(

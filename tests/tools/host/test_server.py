@@ -264,6 +264,22 @@ def test_calls_that_arrive_together_are_one_batch_no_larger_than_allowed():
     assert sizes == [4, 4, 2]
 
 
+def test_a_call_waits_a_moment_for_others():
+    sizes = []
+
+    async def scenario():
+        batcher = Batcher(lambda calls: [named("") for _ in calls], 64, 0.2, 1, 100)
+        batcher.on_batch = sizes.append
+        calls = []
+        for _ in range(3):
+            calls.append(asyncio.create_task(batcher.one(ToolCall("a", {}))))
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*calls)
+
+    play(scenario)
+    assert sizes == [3]
+
+
 def test_calls_gather_while_the_threads_are_busy():
     sizes, go = [], threading.Event()
 
@@ -346,17 +362,21 @@ def test_the_command_serves_a_users_tools_to_many_clients_and_stops_at_once(tmp_
         image = np.zeros((10, 10), np.uint8)
         image[:3] = 200
         bright = {"name": "count_bright", "arguments": {"level": 100}, "images": [png_base64(image)]}
-        with httpx2.Client(base_url=url, trust_env=False) as client:
+        with httpx2.Client(base_url=url, trust_env=False, timeout=120) as client:  # a device tool compiles first
             names = [tool["function"]["name"] for tool in client.get("/tools").json()]
-            assert {"count_bright", "retrieve", "read_text"} <= set(names)
+            assert {"count_bright", "retrieve", "read_text", "zoom_in"} <= set(names)
             with concurrent.futures.ThreadPoolExecutor(12) as pool:
                 replies = list(pool.map(lambda _: client.post("/call", json=bright).json(), range(24)))
             assert replies == [{"fault": None, "text": "30", "image": None}] * 24
             look_up = {"name": "retrieve", "arguments": json.dumps({"query": "effusion"})}
             assert client.post("/call", json=look_up).json()["text"] == "[1] A blunt angle is an effusion."
+            zoom = {"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 1000, 200]}, "images": [png_base64(image)]}
+            reply = client.post("/call", json=zoom).json()
+            assert (reply["fault"], reply["text"]) == (None, "image 1")
+            assert (pixels_of(reply["image"]) == 200).all()  # the bright rows alone
             page = client.get("/metrics").text
             batches = float(re.search(r"medvista_batch_calls_count (\S+)", page)[1])
-            assert 'medvista_tool_calls_total{tool="count_bright"} 24.0' in page and batches < 25
+            assert 'medvista_tool_calls_total{tool="count_bright"} 24.0' in page and batches < 26
             assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400
         server.send_signal(signal.SIGINT)
         _, error = server.communicate(timeout=20)
