@@ -60,7 +60,7 @@ def gather_tools(options: argparse.Namespace) -> dict[str, Tool | HostTool]:
     """The tools that the options ask for, by name.
 
     Raises:
-      ValueError, OSError: saying which option is wrong.
+      ValueError, OSError, ModuleNotFoundError: saying which option is wrong, or what to install for it.
     """
     tools: dict[str, Tool | HostTool] = {**ALL_TOOLS, read_text.TOOL.name: read_text.TOOL}
     new: list[Tool | HostTool] = [tool for path in options.tools for tool in load_tools(path).values()]
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         tools = gather_tools(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         print(error, file=sys.stderr)
         return 2
     if options.command == "list":

@@ -79,3 +79,6 @@ def test_a_missing_package_is_named_with_the_remedy(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve"]) == 2
     assert capsys.readouterr().err == "serve needs uvicorn: pip install fastapi uvicorn prometheus-client\n"
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    assert main(["list", "--ground", "http://127.0.0.1:1"]) == 2
+    assert capsys.readouterr().err == "tools behind HTTP need a package: pip install httpx2\n"
