@@ -10,12 +10,13 @@ from types import ModuleType
 from medvista_jax.tools.adjust_window import adjust_window
 from medvista_jax.tools.base import Tool
 from medvista_jax.tools.flip import flip
+from medvista_jax.tools.host.call import HostTool
 from medvista_jax.tools.pan_compare import pan_compare
 from medvista_jax.tools.rotate import rotate
 from medvista_jax.tools.zoom_in import zoom_in
 
 
-def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
+def by_name(tools: Iterable[Tool | HostTool]) -> dict[str, Tool | HostTool]:
     """Tools by their names."""
     return {tool.name: tool for tool in tools}
 
@@ -27,8 +28,8 @@ ALL_TOOLS: dict[str, Tool] = by_name((zoom_in, rotate, flip, pan_compare, adjust
 """Every tool that needs nothing but the image."""
 
 
-def load_tools(path: str | Path) -> dict[str, Tool]:
-    """The tools that a Python file defines, by name, in the order of their definition. The file is run.
+def load_tools(path: str | Path) -> dict[str, Tool | HostTool]:
+    """The tools, of the device and of the host, that a Python file defines, by name, in the order of their definition. The file is run.
 
     Raises:
       FileNotFoundError, ValueError: naming the file; where it fails, the line.
@@ -37,9 +38,9 @@ def load_tools(path: str | Path) -> dict[str, Tool]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; a Python file that defines tools is wanted")
     module = _run(path)
-    found = by_name(value for value in vars(module).values() if isinstance(value, Tool))
+    found = by_name(value for value in vars(module).values() if isinstance(value, Tool | HostTool))
     if not found:
-        raise ValueError(f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define")
+        raise ValueError(f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define or with host_tool")
     return found
 
 
