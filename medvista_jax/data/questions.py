@@ -56,9 +56,7 @@ class FileImages:
     def bank(self, rows: np.ndarray) -> ImageBank:
         slots = int(self.count.max())
         laid = [
-            lay_on_canvas(
-                self.items[row].images, self.canvas, slots=slots, channels=self.channels, dtype=self.dtype
-            )
+            lay_on_canvas(self.items[row].images, self.canvas, slots=slots, channels=self.channels, dtype=self.dtype)
             for row in rows
         ]
         stack = lambda name: np.stack([getattr(one, name) for one in laid])  # noqa: E731

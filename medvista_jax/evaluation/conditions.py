@@ -51,8 +51,11 @@ CONDITIONS: tuple[Condition, ...] = (
 def batch_maker(
     setting: Setting, pool: QuestionPool, condition: Condition, seed: int
 ) -> Callable[[np.ndarray], tuple[Question, AnswerKey, Script]]:
-    """Rows of the pool → question, key and script of a condition. Controls get just the calls that they script. A policy
-    that looks again is refused and has one turn left to answer in, as far as the capacity goes."""
+    """Rows of the pool → question, key and script of a condition.
+
+    Controls get just the calls that they script. A policy that looks again is refused and has one turn left to answer
+    in, as far as the capacity goes.
+    """
 
     def batch(rows: np.ndarray) -> tuple[Question, AnswerKey, Script]:
         question, key = pool.batch(rows, condition.tools)

@@ -78,14 +78,23 @@ def gather_tools(options: argparse.Namespace) -> dict[str, Tool | HostTool]:
 
 
 def table(tools: Mapping[str, Tool | HostTool]) -> str:
-    """Family, name, arguments and description of each tool, in columns."""
-    rows = [("family", "name", "arguments", "description")]
+    """Family, name, arguments, cost and description of each tool, in columns.
+
+    The cost is what the tool's schema and its longest text take in tokens of the packaged vocabulary; ``L`` is an
+    image's.
+    """
+    from medvista_jax.environment.build import token_costs  # late: the command stands above these rooms
+    from medvista_jax.text.tokenizer import SentencePieceTokenizer
+
+    costs = token_costs(SentencePieceTokenizer(), tuple(tools.values()), tokens_per_image=0)
+    rows = [("family", "name", "arguments", "tokens", "description")]
     for tool in tools.values():
-        shown = ", ".join(map(_argument, tool.spec.arguments))
-        rows.append((tool.spec.family or "-", tool.name, shown, tool.spec.description))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        shown, cost = ", ".join(map(_argument, tool.spec.arguments)), costs[tool.name]
+        tokens = f"{cost.offered}, {cost.observation}" + (" + L" if getattr(tool, "image", False) else "")
+        rows.append((tool.spec.family or "-", tool.name, shown, tokens, tool.spec.description))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows
     ]
     return "\n".join(lines)
 

@@ -39,7 +39,7 @@ ALL_TOOLS: dict[str, Tool] = by_name(
 
 
 def load_tools(path: str | Path) -> dict[str, Tool | HostTool]:
-    """The tools, of the device and of the host, that a Python file defines, by name, in the order of their definition. The file is run.
+    """The tools that a Python file defines, of the device or of the host, by name, in their order. The file is run.
 
     Raises:
       FileNotFoundError, ValueError: naming the file; where it fails, the line.
@@ -50,7 +50,9 @@ def load_tools(path: str | Path) -> dict[str, Tool | HostTool]:
     module = _run(path)
     found = by_name(value for value in vars(module).values() if isinstance(value, Tool | HostTool))
     if not found:
-        raise ValueError(f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define or with host_tool")
+        raise ValueError(
+            f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define, or with host_tool"
+        )
     return found
 
 

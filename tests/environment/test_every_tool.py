@@ -1,4 +1,4 @@
-"""Every tool at once: calls drawn from the specs, one compiled step for all of them, nothing but documented outcomes."""
+"""Every tool at once: calls drawn from the specs, one compiled step for all, nothing but documented outcomes."""
 
 from __future__ import annotations
 
