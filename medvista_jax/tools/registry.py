@@ -40,7 +40,9 @@ def load_tools(path: str | Path) -> dict[str, Tool | HostTool]:
     module = _run(path)
     found = by_name(value for value in vars(module).values() if isinstance(value, Tool | HostTool))
     if not found:
-        raise ValueError(f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define or with host_tool")
+        raise ValueError(
+            f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define or with host_tool"
+        )
     return found
 
 
