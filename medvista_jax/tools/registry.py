@@ -29,7 +29,7 @@ ALL_TOOLS: dict[str, Tool] = by_name((zoom_in, rotate, flip, pan_compare, adjust
 
 
 def load_tools(path: str | Path) -> dict[str, Tool | HostTool]:
-    """The tools, of the device and of the host, that a Python file defines, by name, in the order of their definition. The file is run.
+    """The tools, of the device and of the host, that a Python file defines, by name, in their order. The file is run.
 
     Raises:
       FileNotFoundError, ValueError: naming the file; where it fails, the line.
