@@ -9,10 +9,15 @@ from types import ModuleType
 
 from medvista_jax.tools.adjust_window import adjust_window
 from medvista_jax.tools.base import Tool
+from medvista_jax.tools.edge_map import edge_map
+from medvista_jax.tools.equalize import equalize
 from medvista_jax.tools.flip import flip
 from medvista_jax.tools.host.call import HostTool
+from medvista_jax.tools.invert import invert
+from medvista_jax.tools.overlay_grid import overlay_grid
 from medvista_jax.tools.pan_compare import pan_compare
 from medvista_jax.tools.rotate import rotate
+from medvista_jax.tools.stain_separation import stain_separation
 from medvista_jax.tools.zoom_in import zoom_in
 
 
@@ -24,7 +29,12 @@ def by_name(tools: Iterable[Tool | HostTool]) -> dict[str, Tool | HostTool]:
 DEFAULT_TOOLS: dict[str, Tool] = by_name((zoom_in, adjust_window))
 """What the packaged experiments offer."""
 
-ALL_TOOLS: dict[str, Tool] = by_name((zoom_in, rotate, flip, pan_compare, adjust_window))
+ALL_TOOLS: dict[str, Tool] = by_name(
+    (
+        *(zoom_in, rotate, flip, pan_compare, overlay_grid),
+        *(adjust_window, equalize, invert, edge_map, stain_separation),
+    )
+)
 """Every tool that needs nothing but the image."""
 
 

@@ -13,6 +13,8 @@ upstream faults it does not reproduce stand at the top of its file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from medvista_jax.text.dialects.base import IMAGE, Context, Dialect, Picture, Reading, TextObservation
 from medvista_jax.text.dialects.deepeyes import DeepEyes
 from medvista_jax.text.dialects.medvista import MedVista
@@ -25,7 +27,7 @@ from medvista_jax.text.dialects.qwen3vl import Qwen3VL
 
 __all__ = ["DIALECTS", "IMAGE", "Context", "Dialect", "Picture", "Reading", "TextObservation", "get"]
 
-DIALECTS: dict[str, Dialect] = {
+DIALECTS: Mapping[str, Dialect] = {
     dialect.name: dialect
     for dialect in (DeepEyes(), MedVista(), MiniO3(), OpenAI(), OpenThinkIMG(), Ophiuchus(), PixelReasoner(), Qwen3VL())
 }

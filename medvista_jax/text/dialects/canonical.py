@@ -125,6 +125,13 @@ def call_text(name: str, arguments: Mapping[str, Any]) -> str:
     return json.dumps({"name": _sayable(name), "arguments": inside}, ensure_ascii=False)
 
 
+def offered_call(name: str, arguments: Mapping[str, Any], notes: list[str]) -> str:
+    """:func:`call_text` of a tool that is offered under our name, with a note where its words had to change."""
+    if _sayable({name: dict(arguments)}) != {name: arguments}:
+        notes.append("words that need an escape in JSON, or hold tags, are changed: our calls have no escapes")
+    return call_text(name, arguments)
+
+
 def malformed(raw: str, context: Context) -> str:
     """A body that the gym answers with MALFORMED, in the foreign words as far as they are so already."""
     body = plain(raw)
@@ -178,7 +185,7 @@ def pass_on(call: Any, raw: str, context: Context, notes: list[str], renamed: Co
     name, arguments = call.get("name"), call.get("arguments", {})
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return malformed(raw, context)
-    return unknown_tool(name, arguments, context) if name in renamed else call_text(name, arguments)
+    return unknown_tool(name, arguments, context) if name in renamed else offered_call(name, arguments, notes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,8 +210,8 @@ class Said:
 
     def body_without(self, names: Collection[str]) -> str:
         """The body as it stands, unless the dialect could read one of its own tools' ``names`` out of it."""
-        if "\\" not in self.body and not any(name in self.body for name in names):
-            return self.body
+        if self.body.strip() and "\\" not in self.body and not any(name in self.body for name in names):
+            return plain(self.body)
         return json.dumps({"name": "unknown", "arguments": {"said": self.body}})
 
     @property

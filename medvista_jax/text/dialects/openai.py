@@ -83,7 +83,7 @@ def read_message(message: Mapping[str, Any], context: Context) -> MessageReading
 def write_message(turn: str, context: Context, call: str = "call_0") -> Message:
     """A canonical turn as an assistant's message: thoughts and answers in the content, a call in ``tool_calls``.
 
-    A call whose body is no JSON object with a name stays in the content, tags and all.
+    A call whose body is no JSON object of name and arguments stays in the content, tags and all.
     """
     said = canonical.take_apart(turn, context)
     think = f"<think>{said.think}</think>" if said.think else ""
@@ -91,11 +91,13 @@ def write_message(turn: str, context: Context, call: str = "call_0") -> Message:
         return {"role": "assistant", "content": f"{think}<answer>{said.answer}</answer>"}
     if said.kind != Kind.CALL:
         return {"role": "assistant", "content": think}
+    notes: list[str] = []
     try:
-        body = canonical.load_json(said.body, [])
+        body = canonical.load_json(said.body, notes)
     except Refused:
         body = None
-    if not isinstance(body, dict) or not isinstance(body.get("name"), str):
+    sound = isinstance(body, dict) and body.keys() <= {"name", "arguments"} and canonical.DOUBLED not in notes
+    if not sound or not isinstance(body.get("name"), str):
         return {"role": "assistant", "content": f"{think}<tool_call>{said.body}</tool_call>"}
     arguments = json.dumps(body.get("arguments", {}), ensure_ascii=False)
     function = {"name": body["name"], "arguments": arguments}
@@ -182,7 +184,8 @@ def _read_call(function: Any, context: Context, notes: list[str]) -> str:
         return canonical.malformed(f"{name} {given}", context)
     spec = next((spec for spec in context.specs if spec.name == name), None)
     kinds = {argument.name: argument.kind for argument in spec.arguments} if spec else {}
-    return canonical.call_text(name, {key: _coerce(kinds.get(key), key, arguments[key], notes) for key in arguments})
+    coerced = {key: _coerce(kinds.get(key), key, arguments[key], notes) for key in arguments}
+    return canonical.offered_call(name, coerced, notes)
 
 
 def _coerce(kind: str | None, key: str, value: Any, notes: list[str]) -> Any:

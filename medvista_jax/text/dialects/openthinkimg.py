@@ -180,7 +180,7 @@ def _read_action(action: dict, context: Context, notes: list[str]) -> str:
         spec = _same_name(name, context) if isinstance(name, str) else None
         if spec is None or spec.name == ZOOM or "param" not in arguments and "image" not in arguments:
             return canonical.pass_on(action, raw, context, notes)
-        return canonical.call_text(spec.name, _fit(spec, arguments, context, notes))
+        return canonical.offered_call(spec.name, _fit(spec, arguments, context, notes), notes)
     except Refused as refused:
         notes.append(refused.reason)
         if refused.fault == Fault.MALFORMED:

@@ -156,7 +156,11 @@ class Ophiuchus:
             entry = json.dumps([{INDEX: index + 1, BOX: _with_area(box, pixels)}])
             return f"{think} Action: {TOOL}\n```json\n{entry}\n```"
         name = said.name or _name_of(said.body)
-        body = json.dumps(dict(said.arguments), ensure_ascii=False) if said.name else said.body.replace("```", "'''")
+        body = (
+            json.dumps(dict(said.arguments), ensure_ascii=False)
+            if said.name
+            else canonical.plain(said.body).replace("```", "'''")
+        )
         return f"{think} Action: {name}\n```json\n{body}\n```"
 
     def write_observation(self, observation: TextObservation, context: Context) -> str:

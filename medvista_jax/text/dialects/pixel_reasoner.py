@@ -9,7 +9,7 @@ image on every side before it cuts, which it does not tell the model, and refuse
 
 Read here: the box that the model asked for, without the tenth, as a note says; a box at the right or lower border is
 written with 0.9999, which upstream does not take for pixels. ``write → read`` is the identity for every box with an
-area on images of at least 141 pixels a side; smaller ones can be below upstream's limit.
+area on images of at least 280 pixels a side; on smaller ones a cut can be below upstream's limit.
 Upstream takes ``target_image`` 0 for the last original (an index of -1 in Python); here it is an error.
 """
 
@@ -46,6 +46,7 @@ _ZOOM = signature(
 )
 _FORMAT = "Think step by step. End a turn with a call to use a tool, or put the final answer within \\boxed{}."
 _FINAL = "Answer now."
+_ROUND = str.maketrans("{}", "()")
 _BRACE = re.compile(r"\\boxed\{|[{}]")
 _IMAGE = re.compile(r"Here is the cropped image(?: \(Image Size: (\d{1,9})x(\d{1,9})\))?:")
 
@@ -118,7 +119,7 @@ class PixelReasoner:
         said = canonical.take_apart(turn, context)
         think = said.think + "\n\n" if said.think else ""
         if said.kind == Kind.ANSWER:
-            return f"{think}\\boxed{{{said.answer}}}"
+            return f"{think}{_box_up(said.answer)}"
         if said.kind != Kind.CALL:
             return said.think
         body = said.body_without((TOOL, FRAMES_TOOL))
@@ -149,6 +150,12 @@ class PixelReasoner:
         image = len(context.images) if match or IMAGE in text else None
         size = (int(match[1]), int(match[2])) if match and match[1] else None
         return TextObservation(_IMAGE.sub("", text).replace(IMAGE, "").strip(), image, size, final)
+
+
+def _box_up(answer: str) -> str:
+    """The answer in its box; braces that do not balance would open it, so they become parentheses."""
+    boxed = f"\\boxed{{{answer}}}"
+    return boxed if last_boxed(boxed) == (0, answer, len(boxed)) else f"\\boxed{{{answer.translate(_ROUND)}}}"
 
 
 def _read_zoom(arguments: dict, context: Context, notes: list[str]) -> tuple[tuple[int, int, int, int], int]:

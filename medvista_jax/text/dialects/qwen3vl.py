@@ -89,17 +89,25 @@ def _grounding(entry: Any) -> Grounding | None:
 
 
 def _lists(text: str, notes: list[str]) -> list[list[Any]]:
-    """Every grounding list of the text: in fences, else the whole text. A lone object is a list of one."""
+    """Every grounding list of the text: in fences, else between its outermost brackets. A lone object is one entry."""
     found = []
-    for candidate in _FENCE.findall(text) or [text]:
-        try:
-            value = canonical.load_json(candidate, notes)
-        except Refused:
-            continue
-        entries = [value] if isinstance(value, dict) else value
-        if isinstance(entries, list) and any(isinstance(e, dict) and (BOX in e or POINT in e) for e in entries):
-            found.append(entries)
+    for candidates in (_FENCE.findall(text), [_between(text, "[", "]")], [_between(text, "{", "}")]):
+        for candidate in candidates:
+            try:
+                value = canonical.load_json(candidate, notes)
+            except Refused:
+                continue
+            entries = [value] if isinstance(value, dict) else value
+            if isinstance(entries, list) and any(isinstance(e, dict) and (BOX in e or POINT in e) for e in entries):
+                found.append(entries)
+        if found:
+            break
     return found
+
+
+def _between(text: str, opening: str, closing: str) -> str:
+    """From the first opening bracket to the last closing one."""
+    return text[max(text.find(opening), 0) : text.rfind(closing) + 1]
 
 
 @dataclasses.dataclass(frozen=True)

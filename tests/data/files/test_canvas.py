@@ -1,4 +1,4 @@
-"""Canvases: pixels stay where they are, and what is reduced is reduced as scikit-image would."""
+"""Canvases: pixels stay where they are, and what is reduced is reduced as JAX would."""
 
 from __future__ import annotations
 

@@ -9,11 +9,10 @@ import numpy as np
 from PIL import Image
 
 from medvista_jax.data.files.__main__ import main
-from tests.data.files.made import as_bytes, dicom
-from tests.data.files.test_questions import PIXELS, ROWS, folder, write  # noqa: F401
+from tests.data.files.made import ROWS, as_bytes, dicom, write
 
 
-def test_the_report_of_a_sound_folder(folder, tmp_path, capsys):  # noqa: F811
+def test_the_report_of_a_sound_folder(folder, tmp_path, capsys):
     write(folder / "questions.jsonl", ROWS)
     sheet = tmp_path / "sheet.png"
     assert main([str(folder), "--sheet", str(sheet)]) == 0
@@ -30,7 +29,7 @@ def test_the_report_of_a_sound_folder(folder, tmp_path, capsys):  # noqa: F811
     assert drawn.shape[2] == 3 and len(np.unique(drawn)) > 20
 
 
-def test_the_sheet_shows_pixels_as_tall_as_they_are(folder, tmp_path):  # noqa: F811
+def test_the_sheet_shows_pixels_as_tall_as_they_are(folder, tmp_path):
     (folder / "b.dcm").write_bytes(as_bytes(dicom(np.full((10, 10), 255, np.uint8), PixelSpacing=[1, 2])))
     write(folder / "questions.jsonl", [ROWS[1] | {"question": "?"}])
     assert main([str(folder), "--sheet", str(tmp_path / "sheet.png")]) == 0
@@ -42,7 +41,7 @@ def test_the_sheet_shows_pixels_as_tall_as_they_are(folder, tmp_path):  # noqa: 
     assert (tile[:160] == 0).all() and (tile[160:] == 255).all()
 
 
-def test_rows_that_cannot_be_used_are_listed(folder, capsys):  # noqa: F811
+def test_rows_that_cannot_be_used_are_listed(folder, capsys):
     (folder / "a.png").write_bytes(b"no picture")
     write(folder / "questions.jsonl", [*ROWS, ROWS[1] | {"image": "absent.png"}])
     assert main([str(folder)]) == 1
@@ -51,7 +50,7 @@ def test_rows_that_cannot_be_used_are_listed(folder, capsys):  # noqa: F811
     assert "line 7, column 'image'" in text and "line 1: " in text and "a.png: is no image" in text
 
 
-def test_bad_sources_are_one_line_and_exit_code_2(folder, tmp_path):  # noqa: F811
+def test_bad_sources_are_one_line_and_exit_code_2(folder, tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     write(folder / "questions.jsonl", ROWS)
     for arguments in (["/nowhere"], [str(tmp_path / "cut.parquet")], [str(folder), "--question", "ask"]):
@@ -63,8 +62,7 @@ def test_bad_sources_are_one_line_and_exit_code_2(folder, tmp_path):  # noqa: F8
         assert "Traceback" not in done.stderr
 
 
-def test_a_sheet_that_cannot_be_written_is_one_line(folder, capsys):  # noqa: F811
+def test_a_sheet_that_cannot_be_written_is_one_line(folder, capsys):
     write(folder / "questions.jsonl", ROWS)
     assert main([str(folder), "--sheet", "/nowhere/sheet.png"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert PIXELS.size == 30

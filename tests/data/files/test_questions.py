@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 
-import nibabel as nib
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from medvista_jax.data.files import BadFile, Columns, read_questions, tables
 from medvista_jax.data.files.questions import _Cache
@@ -20,41 +16,7 @@ from medvista_jax.data.questions import QuestionPool
 from medvista_jax.text.chat import CompactChat
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 from tests import tiny
-from tests.data.files.made import as_bytes, dicom
-from tests.data.files.test_pictures import saved
-
-ROWS = [
-    {"image": "a.png", "question": "Is there a mass?", "answer": "yes"},
-    {"image": "b.dcm", "question": "Which side?", "answer": "left"},
-    {"image": "sub/c.nii.gz", "question": "How many?", "answer": "3"},
-]
-PIXELS = np.arange(30, dtype=np.uint8).reshape(5, 6)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    root = tmp_path / "chests"
-    (root / "sub").mkdir(parents=True)
-    Image.fromarray(PIXELS).save(root / "a.png")
-    (root / "b.dcm").write_bytes(as_bytes(dicom(PIXELS.astype(np.uint16), Modality="MR", PixelSpacing=[1, 2])))
-    nib.save(nib.Nifti1Image(np.tile(PIXELS[..., None], 4), np.eye(4)), root / "sub" / "c.nii.gz")
-    return root
-
-
-def write(path, rows):
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2)
-    elif path.suffix == ".jsonl":
-        path.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows))
-    else:
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
-            writer.writeheader()
-            for row in rows:
-                writer.writerow({k: json.dumps(v) if isinstance(v, (list, dict)) else v for k, v in row.items()})
-    return path
+from tests.data.files.made import PIXELS, ROWS, as_bytes, dicom, saved, write
 
 
 @pytest.mark.parametrize("name", ["questions.jsonl", "questions.csv", "questions.parquet", "metadata.csv"])
