@@ -81,7 +81,7 @@ def test_the_published_answer_is_read_with_its_words():
 
 @pytest.mark.parametrize(
     ("box", "refused"),
-    [("[0, 0, 1, 1]", False), ("[-3, -3, 1.5, 2]", False), ("[0, 0, 1, 0.005]", False), ("[0, 0, 1, 0.0043]", True),
+    [("[0, 0, 1, 1]", False), ("[-3, -3, 1.5, 2]", False), ("[0, 0, 1, 0.005]", False), ("[0, 0, 1, 0.0043]", True), ("[0, 0, 0.8, 0.004]", True), ("[0, 0, 0.799, 0.004]", False),
      ("[0, 0, 0.005, 1]", False), ("[0.5, 0.5, 0.5, 0.9]", True), ("[0.9, 0.1, 0.2, 0.5]", True), ("[0.999, 0, 1.0, 1.0]", True)],
 )  # fmt: skip
 def test_the_box_is_cut_at_the_last_pixel_and_may_be_200_times_as_long_as_wide(box, refused):
