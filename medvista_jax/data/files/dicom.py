@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from medvista_jax.data.files import dicom_scale
+from medvista_jax.data.files.choose import Frames, pick
 from medvista_jax.data.files.image import (
     BadFile,
     MedicalImage,
@@ -22,7 +23,6 @@ from medvista_jax.data.files.image import (
     to_stored,
     turn_over,
 )
-from medvista_jax.data.files.select import Frames, pick
 
 _PLUGINS = (
     ("JPEG-LS", "pyjpegls"),
