@@ -30,8 +30,12 @@ def pad_turns(turns: Sequence[bytes], capacity: int) -> tuple[np.ndarray, np.nda
 
 
 def as_record(turn: HostTurn, width: int) -> dict[str, Any]:
-    """A host turn as plain values, argument slots zero-padded to ``width``."""
+    """A host turn as plain values, argument slots zero-padded to ``width``.
+
+    Texts are left out: the device has none. Length and checksum among the slots stand for them.
+    """
     record = dataclasses.asdict(turn)
+    del record["texts"]
     record["kind"], record["fault"] = turn.kind.name, turn.fault.name
     record["arguments"] = [*turn.arguments, *[0] * (width - len(turn.arguments))]
     record["answer"] = turn.answer.decode(errors="backslashreplace")

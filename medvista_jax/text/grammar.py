@@ -1,4 +1,4 @@
-"""From tool specs to a byte transducer for the JSON body of a call.
+r"""From tool specs to a byte transducer for the JSON body of a call.
 
 The dialect, obeyed alike by the device parser (:mod:`~medvista_jax.text.parse`) and the independent host
 parser (:mod:`~medvista_jax.text.host_parser`):
@@ -6,16 +6,23 @@ parser (:mod:`~medvista_jax.text.host_parser`):
 - The body is a JSON object with the key ``name`` (a string) and optionally ``arguments`` (an object; absent =
   ``{}``), in either order, with JSON white space (space, tab, newline, carriage return) wherever JSON allows
   it. No other key.
-- A backslash anywhere is MALFORMED: no escapes. Bytes from 0x80 are allowed inside strings as they are, UTF-8
-  or not, and nowhere else. Control bytes below 0x20 inside strings are MALFORMED.
+- JSON's escapes (``\"``, ``\\``, ``\/``, ``\b``, ``\f``, ``\n``, ``\r``, ``\t``, ``\uXXXX``) may stand in strings
+  that are values, at any depth. Any other backslash is MALFORMED, and so is one in a key, at any depth, in the
+  tool's name, or outside of strings.
+- Bytes from 0x80 are allowed inside strings as they are, UTF-8 or not, and nowhere else. Control bytes below 0x20
+  inside strings are MALFORMED.
 - A key that stands twice is MALFORMED, for ``name``, ``arguments`` and for argument names of *any* registered
   tool. An unknown key may stand twice: it is UNKNOWN_ARGUMENT anyway. Keys inside nested objects are not
   looked at.
 - An argument's value may nest at most :data:`MAX_DEPTH` brackets; deeper is MALFORMED.
 - Integers are JSON integers: ``-0`` is 0, ``01`` and ``+1`` are MALFORMED. A fraction or an exponent
   (``1.0``, ``1e2``) is of WRONG_TYPE. Integers may be of any size; what does not fit is OUT_OF_RANGE.
-- A box is an array of exactly four integers, else WRONG_TYPE. An enum is a string (else WRONG_TYPE) among the
-  choices (else OUT_OF_RANGE), compared byte by byte with their UTF-8.
+- A box is an array of exactly four integers, a point of two, a boolean ``true`` or ``false``, else WRONG_TYPE.
+- An enum is a string (else WRONG_TYPE) among the choices (else OUT_OF_RANGE), compared byte by byte with their
+  UTF-8: one written with an escape is never a choice.
+- A string is a string (else WRONG_TYPE). Its bounds hold for the bytes between its quotes as they stand, escapes
+  not undone (else OUT_OF_RANGE). Its slots are the number of these bytes and their checksum
+  (:func:`~medvista_jax.core.tool_spec.text_slots`).
 
 Of several faults the first of this list counts:
 
@@ -28,16 +35,16 @@ known; the arguments are reported only without a fault, and are zero otherwise.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from flax import struct
 
-from medvista_jax.core.tool_spec import ToolSpec
+from medvista_jax.core.tool_spec import CHECKSUM_MODULUS, ToolSpec
 from medvista_jax.core.types import Array
 
 MAX_DEPTH = 3
-"""Brackets that an argument's value may nest; a box nests one."""
+"""Brackets that an argument's value may nest; a box or point nests one."""
 
 LARGEST = 10**8
 """Bounds in specs stay within ±this, so that a saturated accumulator is always out of range."""
@@ -54,6 +61,8 @@ class Type(enum.IntEnum):
     BOX = 2
     STRING = 3
     OTHER = 4
+    POINT = 5
+    BOOLEAN = 6
 
 
 class Op(enum.IntEnum):
@@ -61,16 +70,25 @@ class Op(enum.IntEnum):
 
     NOTHING = 0
     KEY = 1  # a key has ended; operand: its index
-    STRING = 2  # a string value has ended; operand: index of the choice or tool
+    WORD = 2  # a string or boolean value has ended; operand: index of the choice or tool, 1 for true, 0 for false
     DIGIT = 3  # a digit of a captured integer; operand: first + 2 * negative + 4 * element
+    QUOTE = 4  # a string value begins
 
 
 FIRST, NEGATIVE, ELEMENT = 1, 2, 4
 
+INDEX, LENGTH, CHECKSUM = 0, 1, 2
+"""Elements of a string's value: which word it is, then its two slots."""
+
 
 def pack(state: int, op: int = 0, type_: int = 0, operand: int = 0) -> int:
-    """One table entry: 15 bits state, then 2 bits op, 3 bits type to note (0 none), 11 bits operand."""
-    return state | op << 15 | type_ << 17 | operand << 20
+    """One table entry: 15 bits state, then 3 bits op, 3 bits type to note (0 none), 11 bits operand."""
+    return state | op << 15 | type_ << 18 | operand << 21
+
+
+def unpack(entry: Array) -> tuple[Array, Array, Array, Array]:
+    """State, op, type and operand of int32 entries (:func:`pack`)."""
+    return entry & 0x7FFF, entry >> 15 & 7, entry >> 18 & 7, entry >> 21 & 0x7FF
 
 
 @struct.dataclass
@@ -82,7 +100,7 @@ class Grammar:
     Attributes:
       transition_QX: int32 [n_states, 256], packed entries (:func:`pack`).
       key_JA: int32, index of the key that fills slot a of tool j; -1 for unused slots.
-      element_JA: int32, which of the value's numbers.
+      element_JA: int32, which of the value's numbers; of a string, :data:`INDEX`, :data:`LENGTH`, :data:`CHECKSUM`.
       type_JA: int32 :class:`Type` the value must have.
       minimum_JA, maximum_JA, default_JA: int32.
       required_JA: bool.
@@ -121,6 +139,7 @@ class Grammar:
 
 _SPACE = b" \t\n\r"
 _DIGITS = b"0123456789"
+_TAGS = tuple(f"<{slash}{name}>" for name in ("think", "tool_call", "answer") for slash in ("", "/"))
 
 
 class _Automaton:
@@ -149,17 +168,29 @@ class _Automaton:
         """``target`` takes over ``source``'s row, loops of the source included."""
         self.rows[target][:] = self.rows[source]
 
-    def string(self, target: int, **action: int) -> int:
+    def string(self, target: int, escapes: bool, **action: int) -> int:
         """State inside a string nobody captures; its closing quote leads to ``target``."""
         inside = self.state()
         self.on(inside, range(0x20, 256), inside)
-        self.on(inside, b"\\", DEAD)
         self.on(inside, b'"', target, **action)
+        self.on(inside, b"\\", DEAD)
+        if escapes:
+            escape, *digits = self.states(5)
+            self.on(inside, b"\\", escape)
+            self.on(escape, b'"\\/bfnrt', inside)
+            self.on(escape, b"u", digits[0])
+            for digit, following in zip(digits, [*digits[1:], inside], strict=True):
+                self.on(digit, b"0123456789abcdefABCDEF", following)
         return inside
 
-    def trie(self, words: Sequence[bytes], targets: Sequence[tuple[int, dict]], other: tuple[int, dict]) -> int:
-        """State after the opening quote: a word's end leads to its target, any other's to ``other``."""
-        outside = self.string(other[0], **other[1])
+    def trie(
+        self, words: Sequence[bytes], targets: Sequence[tuple[int, dict]], other: tuple[int, dict], escapes: bool
+    ) -> int:
+        """State after the opening quote: a word's end leads to its target, any other's to ``other``.
+
+        A word with an escape in it is another one.
+        """
+        outside = self.string(other[0], escapes, **other[1])
         nodes = {b"": self.state()}
         for word in words:
             for end in range(1, len(word) + 1):
@@ -205,14 +236,31 @@ def _add_number(a: _Automaton, end: int) -> tuple[int, int, int, int, int]:
     return minus, zero, integer, dot, e
 
 
-def _add_literals(a: _Automaton, starts: Sequence[int], end: int, **action: int) -> None:
-    """``true``, ``false`` and ``null`` from each of ``starts``."""
+_TYPES = {
+    "integer": Type.INTEGER,
+    "boolean": Type.BOOLEAN,
+    "enum": Type.STRING,
+    "point": Type.POINT,
+    "string": Type.STRING,
+    "box": Type.BOX,
+}
+"""What each kind of argument is in JSON."""
+
+_CAPTURED_LITERALS = {
+    b"true": {"op": Op.WORD, "type_": Type.BOOLEAN, "operand": 1},
+    b"false": {"op": Op.WORD, "type_": Type.BOOLEAN, "operand": 0},
+    b"null": {"type_": Type.OTHER},
+}
+
+
+def _add_literals(a: _Automaton, starts: Sequence[int], end: int, actions: Mapping[bytes, dict]) -> None:
+    """``true``, ``false`` and ``null`` from each of ``starts``; a word's last letter acts."""
     for word in (b"true", b"false", b"null"):
         states = [*a.states(len(word) - 1), end]
         for start in starts:
-            a.on(start, word[:1], states[0], **action)
+            a.on(start, word[:1], states[0])
         for at in range(1, len(word)):
-            a.on(states[at - 1], word[at : at + 1], states[at])
+            a.on(states[at - 1], word[at : at + 1], states[at], **(actions.get(word, {}) if states[at] == end else {}))
 
 
 class _Nested:
@@ -236,7 +284,7 @@ class _Nested:
         minus, zero, integer, *self.number = _add_number(a, self.after)
         values = [self.value, self.start] if kind == "[" else [self.value]
         deeper = {k: _Nested(a, k, depth + 1, self.after).start for k in "[{"} if depth < MAX_DEPTH else {}
-        inside = a.string(self.after)
+        inside = a.string(self.after, escapes=True)
         for state in values:
             a.on(state, b'"', inside)
             a.on(state, b"-", minus)
@@ -244,13 +292,13 @@ class _Nested:
             a.on(state, b"123456789", integer)
             for bracket, target in deeper.items():
                 a.on(state, bracket.encode(), target)
-        _add_literals(a, values, self.after)
+        _add_literals(a, values, self.after, {})
         a.on(self.start, close, end)
         if kind == "{":
             colon = a.state()
             a.skip_space(key, colon)
             a.on(colon, b":", self.value)
-            in_key = a.string(colon)
+            in_key = a.string(colon, escapes=False)
             a.on(key, b'"', in_key)
             a.on(self.start, b'"', in_key)
 
@@ -272,8 +320,8 @@ def _capture_integer(
     a.on(integer, _DIGITS, integer, op=Op.DIGIT, type_=type_, operand=ELEMENT * element)
 
 
-def _add_box(a: _Automaton, value: int, after: int) -> None:
-    """From ``value``, an array: four integers end as BOX, anything else as OTHER."""
+def _add_array(a: _Automaton, value: int, after: int) -> None:
+    """From ``value``, an array: two integers end as POINT, four as BOX, anything else as OTHER."""
     array = _Nested(a, "[", 1, after)
     start = a.state()
     a.copy(array.start, start)
@@ -282,7 +330,7 @@ def _add_box(a: _Automaton, value: int, after: int) -> None:
     for element in range(4):
         done = a.state()
         a.skip_space(done)
-        a.on(done, b"]", after, type_=Type.BOX if element == 3 else 0)
+        a.on(done, b"]", after, type_={1: Type.POINT, 3: Type.BOX}.get(element, 0))
         following = array.value if element == 3 else a.state()
         a.on(done, b",", following)
         _capture_integer(a, start, done, tuple(array.number), element, 0, 0)
@@ -312,6 +360,7 @@ def _build_automaton(
             (arguments_colon, {"op": Op.KEY, "operand": arguments_key}),
         ],
         (DEAD, {}),
+        escapes=False,
     )
     a.on(start, b"{", first)
     a.on(first, b'"', top)
@@ -320,12 +369,12 @@ def _build_automaton(
     a.on(after, b",", following)
     a.on(after, b"}", accept)
 
-    def captured(words: Sequence[bytes], target: int, op: Op, type_: int, other: int) -> int:
+    def captured(words: Sequence[bytes], target: int, op: Op, type_: int, other: int, escapes: bool = False) -> int:
         action = [(target, {"op": op, "type_": type_, "operand": index}) for index in range(len(words))]
-        return a.trie(words, action, (target, {"op": op, "type_": type_, "operand": other}))
+        return a.trie(words, action, (target, {"op": op, "type_": type_, "operand": other}), escapes)
 
     a.on(name_colon, b":", name_value)
-    a.on(name_value, b'"', captured(tools, after, Op.STRING, Type.STRING, len(tools)))
+    a.on(name_value, b'"', captured(tools, after, Op.WORD, Type.STRING, len(tools)))
     a.on(arguments_colon, b":", arguments_value)
     a.on(arguments_value, b"{", inner_first)
 
@@ -337,12 +386,13 @@ def _build_automaton(
     a.on(inner_after, b"}", after)
     a.on(colon, b":", value)
 
-    a.on(value, b'"', captured(strings, inner_after, Op.STRING, Type.STRING, len(strings)))
+    in_string = captured(strings, inner_after, Op.WORD, Type.STRING, len(strings), escapes=True)
+    a.on(value, b'"', in_string, op=Op.QUOTE)
     dot, e = _add_number_tail(a, inner_after)
     _capture_integer(a, value, inner_after, (dot, e), 0, Type.INTEGER, Type.OTHER)
-    _add_literals(a, [value], inner_after, type_=Type.OTHER)
+    _add_literals(a, [value], inner_after, _CAPTURED_LITERALS)
     a.on(value, b"{", _Nested(a, "{", 1, inner_after).start, type_=Type.OTHER)
-    _add_box(a, value, inner_after)
+    _add_array(a, value, inner_after)
     return a, start, accept
 
 
@@ -358,8 +408,7 @@ def compile_grammar(specs: Sequence[ToolSpec]) -> Grammar:
 
     Raises:
       ValueError: two tools of one name, two arguments of one name in a tool, a name or choice that JSON would
-        escape, a bound beyond ±:data:`LARGEST`, a default box that is not four integers, or too many words
-        for the tables.
+        escape or that holds a tag, a bound beyond ±:data:`LARGEST`, or too many words for the tables.
     """
     names = [spec.name for spec in specs]
     keys = _unique(a.name for spec in specs for a in spec.arguments)
@@ -372,11 +421,11 @@ def compile_grammar(specs: Sequence[ToolSpec]) -> Grammar:
         for a in spec.arguments:
             if max(abs(a.minimum), abs(a.maximum)) > LARGEST:
                 raise ValueError(f"tool {spec.name!r}, argument {a.name!r}: bounds must stay within ±{LARGEST}")
-            if a.kind == "box" and a.default is not None and np.shape(a.default) != (4,):
-                raise ValueError(f"tool {spec.name!r}, argument {a.name!r}: the default of a box is four integers")
     for word in (*names, *keys, *strings):
         if any(c in '"\\' or ord(c) < 0x20 for c in word):
-            raise ValueError(f"{word!r} needs an escape in JSON, which the dialect has not")
+            raise ValueError(f"{word!r} needs an escape in JSON, which the dialect has not in names and choices")
+        if any(tag in word for tag in _TAGS):
+            raise ValueError(f"{word!r} holds a tag, which would end the call")
     if max(len(names), len(keys) + 3, len(strings)) >= 2047:
         raise ValueError("more than 2047 tools, argument names or choices")
 
@@ -392,19 +441,18 @@ def compile_grammar(specs: Sequence[ToolSpec]) -> Grammar:
     choice = np.full((tools, slots, len(strings) + 1), -1, np.int32)
     knows = np.zeros((tools, len(keys) + 3), bool)
     knows[:, len(keys) : len(keys) + 2] = True  # "name" and "arguments"
-    types = {"integer": Type.INTEGER, "box": Type.BOX, "enum": Type.STRING}
     for j, spec in enumerate(specs):
         for a in spec.arguments:
             at = slice(spec.offsets()[a.name], spec.offsets()[a.name] + a.width)
             key[j, at] = keys.index(a.name)
-            element[j, at] = np.arange(a.width)
-            type_[j, at] = types[a.kind]
+            element[j, at] = np.arange(a.width) + (LENGTH if a.kind == "string" else 0)
+            type_[j, at] = _TYPES[a.kind]
             minimum[j, at], maximum[j, at] = a.minimum, a.maximum
-            if a.kind == "enum":
-                minimum[j, at], maximum[j, at] = 0, len(a.choices) - 1
-                for index in reversed(range(len(a.choices))):
-                    choice[j, at, strings.index(a.choices[index])] = index
-            default[j, at] = 0 if a.default is None else a.default
+            if a.kind == "string":
+                minimum[j, at.stop - 1], maximum[j, at.stop - 1] = 0, CHECKSUM_MODULUS
+            for index, word in enumerate(a.choices):
+                choice[j, at, strings.index(word)] = index
+            default[j, at] = a.default_slots
             required[j, at] = a.default is None
             knows[j, keys.index(a.name)] = True
     return Grammar(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from medvista_jax.core.tool_spec import Argument, ToolSpec
+from medvista_jax.core.tool_spec import Argument, ToolSpec, text_slots
 from medvista_jax.core.types import Fault, Kind
 from medvista_jax.text.grammar import MAX_DEPTH
 
@@ -29,6 +29,9 @@ class HostTurn:
       arguments: int slots of that tool, defaults filled in; empty when there is a fault or no call.
       well_formed: as in ``core.ParsedTurn``.
       answer: bytes between the answer tags, empty when there is none.
+      texts: text of each string argument of that tool, in order, ``""`` for an absent one; empty where
+        ``arguments`` is. Escapes are undone; what is no Unicode, such as a lone surrogate, is U+FFFD.
+        ``core.tool_spec.python_values`` puts it together with the slots.
     """
 
     kind: Kind
@@ -37,6 +40,7 @@ class HostTurn:
     arguments: tuple[int, ...]
     well_formed: bool
     answer: bytes
+    texts: tuple[str, ...] = ()
 
 
 class _Object(list):
@@ -77,13 +81,26 @@ def _integer(text: str) -> int:
     return int(text) if len(text) < 12 else (-_HUGE if text[0] == "-" else _HUGE)
 
 
+_ESCAPE = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})')
+_SHIFT = 0x100
+
+
+def _shift(escape: re.Match) -> str:
+    return "".join(chr(ord(character) + _SHIFT) for character in escape[0])
+
+
 def _load(body: bytes) -> Any:
-    """The body as Python values, objects as :class:`_Object`, text as Latin-1 (one character a byte)."""
-    if b"\\" in body:
+    """The body as Python values, objects as :class:`_Object`, text as Latin-1 (one character a byte).
+
+    The characters of an escape come out shifted beyond Latin-1: json undoes none, takes no escaped quote for a
+    string's end, and refuses one outside of strings, where such characters cannot stand.
+    """
+    text = _ESCAPE.sub(_shift, body.decode("latin-1"))
+    if "\\" in text:
         raise _Refused(Fault.MALFORMED)
     try:
         return json.loads(
-            body.decode("latin-1"),
+            text,
             object_pairs_hook=_Object,
             parse_int=_integer,
             parse_float=float,
@@ -91,6 +108,27 @@ def _load(body: bytes) -> Any:
         )
     except (ValueError, RecursionError):
         raise _Refused(Fault.MALFORMED) from None
+
+
+def _has_escape(text: str) -> bool:
+    return any(ord(character) >= _SHIFT for character in text)
+
+
+def _raw(text: str) -> bytes:
+    """A string's bytes as they stand between its quotes."""
+    return bytes(ord(character) % _SHIFT for character in text)
+
+
+def _decode(raw: bytes) -> str:
+    text = json.loads(f'"{raw.decode(errors="replace")}"')
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def _keys(value: Any) -> list[str]:
+    """Every key of every object in ``value``."""
+    if isinstance(value, _Object):
+        return [key for name, inner in value for key in (name, *_keys(inner))]
+    return [key for inner in value for key in _keys(inner)] if isinstance(value, list) else []
 
 
 def _nests_deeper(value: Any, limit: int) -> bool:
@@ -108,20 +146,27 @@ def _is_integer(value: Any) -> bool:
 def _has_type(argument: Argument, value: Any) -> bool:
     if argument.kind == "integer":
         return _is_integer(value)
-    if argument.kind == "enum":
+    if argument.kind == "boolean":
+        return isinstance(value, bool)
+    if argument.kind in ("enum", "string"):
         return isinstance(value, str)
-    return type(value) is list and len(value) == 4 and all(map(_is_integer, value))
+    return type(value) is list and len(value) == {"point": 2, "box": 4}[argument.kind] and all(map(_is_integer, value))
 
 
 def _as_numbers(argument: Argument, value: Any) -> list[int]:
     """The value's slots; raises OUT_OF_RANGE."""
     if argument.kind == "enum":
         choices = [choice.encode() for choice in argument.choices]
-        spoken = value.encode("latin-1")
-        if spoken not in choices:
+        if _has_escape(value) or _raw(value) not in choices:
             raise _Refused(Fault.OUT_OF_RANGE)
-        return [choices.index(spoken)]
-    numbers = value if argument.kind == "box" else [value]
+        return [choices.index(_raw(value))]
+    if argument.kind == "string":
+        if not argument.minimum <= len(value) <= argument.maximum:
+            raise _Refused(Fault.OUT_OF_RANGE)
+        return list(text_slots(_raw(value)))
+    if argument.kind == "boolean":
+        return [int(value)]
+    numbers = value if isinstance(value, list) else [value]
     if not all(argument.minimum <= number <= argument.maximum for number in numbers):
         raise _Refused(Fault.OUT_OF_RANGE)
     return list(numbers)
@@ -138,16 +183,18 @@ def _sound_call(specs: Sequence[ToolSpec], body: bytes) -> tuple[bytes, list[tup
     name, arguments = dict(root)["name"], dict(root).get("arguments", _Object())
     if not isinstance(name, str) or not isinstance(arguments, _Object):
         raise _Refused(Fault.MALFORMED)
-    pairs = [(key.encode("latin-1"), value) for key, value in arguments]
+    pairs = [(_raw(key), value) for key, value in arguments]
     keys = [key for key, _ in pairs]
     known = {argument.name.encode() for spec in specs for argument in spec.arguments}
     if any(keys.count(key) > 1 for key in known) or any(_nests_deeper(value, MAX_DEPTH) for _, value in pairs):
         raise _Refused(Fault.MALFORMED)
-    return name.encode("latin-1"), pairs
+    if _has_escape(name) or any(map(_has_escape, _keys(arguments))):
+        raise _Refused(Fault.MALFORMED)
+    return _raw(name), pairs
 
 
-def _check_arguments(spec: ToolSpec, pairs: Sequence[tuple[bytes, Any]]) -> tuple[int, ...]:
-    """The slots of a sound call of a known tool; raises the first fault of the precedence list."""
+def _check_arguments(spec: ToolSpec, pairs: Sequence[tuple[bytes, Any]]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Slots and texts of a sound call of a known tool; raises the first fault of the precedence list."""
     given = dict(pairs)
     if not given.keys() <= {argument.name.encode() for argument in spec.arguments}:
         raise _Refused(Fault.UNKNOWN_ARGUMENT)
@@ -162,11 +209,9 @@ def _check_arguments(spec: ToolSpec, pairs: Sequence[tuple[bytes, Any]]) -> tupl
             x1, y1, x2, y2 = numbers[argument.name]
             if x2 <= x1 or y2 <= y1:
                 raise _Refused(Fault.EMPTY_BOX)
-    slots: list[int] = []
-    for argument in spec.arguments:
-        default = argument.default if isinstance(argument.default, tuple) else (argument.default,)
-        slots.extend(numbers.get(argument.name, default))
-    return tuple(slots)
+    slots = [slot for a in spec.arguments for slot in numbers.get(a.name, a.default_slots)]
+    texts = [_decode(_raw(given.get(a.name.encode(), ""))) for a in spec.arguments if a.kind == "string"]
+    return tuple(slots), tuple(texts)
 
 
 def is_well_formed(turn: bytes) -> bool:
@@ -205,6 +250,7 @@ def parse_turn_text(
         if name not in names:
             raise _Refused(Fault.UNKNOWN_TOOL)
         tool = names.index(name)
-        return HostTurn(Kind.CALL, Fault.NONE, tool, _check_arguments(specs[tool], pairs), well_formed, b"")
+        slots, texts = _check_arguments(specs[tool], pairs)
+        return HostTurn(Kind.CALL, Fault.NONE, tool, slots, well_formed, b"", texts)
     except _Refused as refused:
         return HostTurn(Kind.CALL, refused.fault, tool, (), well_formed, b"")

@@ -40,7 +40,7 @@ def normalise_bytes(bytes_BN: Array, length_B: Array) -> tuple[Array, Array]:
       uint8 [B, N], zero-padded, and int32 [B] lengths.
     """
     rows, size = bytes_BN.shape
-    used_BN = jnp.arange(size) < length_B[:, None]
+    used_BN = jnp.arange(size)[None] < length_B[:, None]
     byte_BN = jnp.where(used_BN, bytes_BN, 0).astype(jnp.int32)
     byte_BN = byte_BN + jnp.where((byte_BN >= ord("A")) & (byte_BN <= ord("Z")), 32, 0)
     digit_BN = (byte_BN >= ord("0")) & (byte_BN <= ord("9"))
@@ -62,7 +62,7 @@ def normalise_bytes(bytes_BN: Array, length_B: Array) -> tuple[Array, Array]:
     out_BN = jnp.zeros((rows, size), jnp.int32)
     out_BN = out_BN.at[jnp.arange(rows)[:, None], place_BN].set(byte_BN, mode="drop")
     n_B = end_BN[:, -1]
-    gap_BN = (out_BN == 0) & (jnp.arange(size) < n_B[:, None])
+    gap_BN = (out_BN == 0) & (jnp.arange(size)[None] < n_B[:, None])
     return jnp.where(gap_BN, ord(" "), out_BN).astype(jnp.uint8), n_B
 
 
@@ -75,7 +75,7 @@ def answers_equal(answer_BN: Array, length_B: Array, key_BN: Array) -> Array:
       key_BN: uint8 [B, N'], zero-padded; N' may differ from N.
     """
     width = max(answer_BN.shape[1], key_BN.shape[1])
-    answer_BN = jnp.where(jnp.arange(answer_BN.shape[1]) < length_B[:, None], answer_BN, 0)
+    answer_BN = jnp.where(jnp.arange(answer_BN.shape[1])[None] < length_B[:, None], answer_BN, 0)
     answer_BN = jnp.pad(answer_BN, ((0, 0), (0, width - answer_BN.shape[1])))
     key_BN = jnp.pad(key_BN, ((0, 0), (0, width - key_BN.shape[1])))
     return jnp.all(answer_BN == key_BN, axis=1) & (length_B > 0)

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from medvista_jax.core.tool_spec import CHECKSUM_BASE, CHECKSUM_MODULUS
 from medvista_jax.core.types import Array, Fault, Kind, ParsedTurn
-from medvista_jax.text.grammar import ELEMENT, FIRST, NEGATIVE, Grammar, Op, Type
+from medvista_jax.text.grammar import CHECKSUM, ELEMENT, FIRST, INDEX, LENGTH, NEGATIVE, Grammar, Op, Type, unpack
 
 _SATURATE = 99_999_999  # the accumulator stops here, so that ten times it plus a digit is past every bound
 _BLOCKS = ("think", "tool_call", "answer")
@@ -46,8 +47,8 @@ def gather_bytes(
     """
     pieces_VM, sizes_V = (jnp.asarray(part) for part in table)
     rows, turn = tokens_BT.shape
-    step_T = jnp.arange(turn)
-    size_BT = jnp.where(step_T < length_B[:, None], sizes_V[tokens_BT], 0)
+    step_1T = jnp.arange(turn)[None]
+    size_BT = jnp.where(step_1T < length_B[:, None], sizes_V[tokens_BT], 0)
     end_BT = jnp.cumsum(size_BT, axis=1)
     total_B = end_BT[:, -1]
     lost_B = jnp.maximum(total_B - capacity, 0)
@@ -56,13 +57,13 @@ def gather_bytes(
     shows_BT = (size_BT > 0) & (start_BT + size_BT > 0)
     mark_BT = jnp.where(shows_BT, jnp.maximum(start_BT, 0), capacity)
     mark_BN = jnp.zeros((rows, capacity), jnp.int32)
-    mark_BN = mark_BN.at[jnp.arange(rows)[:, None], mark_BT].max(step_T, mode="drop")
+    mark_BN = mark_BN.at[jnp.arange(rows)[:, None], mark_BT].max(jnp.broadcast_to(step_1T, mark_BT.shape), mode="drop")
     step_BN = lax.cummax(mark_BN, axis=1)
     n_B = jnp.minimum(total_B, capacity)
-    at_N = jnp.arange(capacity)
-    within_BN = at_N - jnp.take_along_axis(start_BT, step_BN, axis=1)
+    at_1N = jnp.arange(capacity)[None]
+    within_BN = at_1N - jnp.take_along_axis(start_BT, step_BN, axis=1)
     byte_BN = pieces_VM[jnp.take_along_axis(tokens_BT, step_BN, axis=1), jnp.clip(within_BN, 0, pieces_VM.shape[1] - 1)]
-    return jnp.where(at_N < n_B[:, None], byte_BN, 0).astype(jnp.uint8), n_B, lost_B > 0
+    return jnp.where(at_1N < n_B[:, None], byte_BN, 0).astype(jnp.uint8), n_B, lost_B > 0
 
 
 def find(bytes_BN: Array, word: bytes) -> Array:
@@ -78,6 +79,15 @@ def find(bytes_BN: Array, word: bytes) -> Array:
     return found_BN
 
 
+def _running_maximum(code_XBN: Array) -> Array:
+    """Along the last axis, from 0 up. In doubled steps: on CPUs a third of the time of ``lax.cummax``."""
+    step = 1
+    while step < code_XBN.shape[-1]:
+        code_XBN = jnp.maximum(code_XBN, jnp.pad(code_XBN, ((0, 0), (0, 0), (step, 0)))[:, :, :-step])
+        step *= 2
+    return code_XBN
+
+
 class _Block(NamedTuple):
     """The last complete block of one tag (start and end bound what is inside), and how many tags."""
 
@@ -91,28 +101,29 @@ class _Block(NamedTuple):
 def _find_blocks(bytes_BN: Array) -> list[_Block]:
     """The last complete block of each of :data:`_BLOCKS`."""
     size = bytes_BN.shape[1]
-    at_N = jnp.arange(size)
+    at_11N = jnp.arange(size)[None, None]
     open_XBN = jnp.stack([find(bytes_BN, f"<{name}>".encode()) for name in _BLOCKS])
     close_XBN = jnp.stack([find(bytes_BN, f"</{name}>".encode()) for name in _BLOCKS])
-    # Even: an opening tag, odd: a closing one, 0: none yet. One running maximum for all compiles faster.
-    code_XBN = jnp.where(open_XBN, 2 * at_N + 2, jnp.where(close_XBN, 2 * at_N + 1, 0))
-    latest_XBN = lax.cummax(code_XBN, axis=2)
+    # Even: an opening tag, odd: a closing one, 0: none yet. Half words where they suffice are twice as fast.
+    code_11N = (2 * at_11N).astype(jnp.int16 if 2 * size + 2 < 2**15 else jnp.int32)
+    code_XBN = jnp.where(open_XBN, code_11N + 2, jnp.where(close_XBN, code_11N + 1, 0))
+    latest_XBN = _running_maximum(code_XBN)
     before_XBN = jnp.pad(latest_XBN, ((0, 0), (0, 0), (1, 0)))[:, :, :-1]
     ends_XBN = close_XBN & (before_XBN > 0) & (before_XBN % 2 == 0)
-    end_XB = jnp.max(jnp.where(ends_XBN, at_N, -1), axis=2)
+    end_XB = jnp.max(jnp.where(ends_XBN, at_11N, -1), axis=2)
     complete_XB = end_XB >= 0
     end_XB = jnp.maximum(end_XB, 0)
-    opened_XB = jnp.take_along_axis(before_XBN, end_XB[:, :, None], axis=2)[:, :, 0] // 2 - 1
+    opened_XB = jnp.take_along_axis(before_XBN, end_XB[:, :, None], axis=2)[:, :, 0].astype(jnp.int32) // 2 - 1
     inner_X1 = np.array([[len(f"<{name}>")] for name in _BLOCKS])
     start_XB = jnp.where(complete_XB, opened_XB + inner_X1, 0)
     tag_XBN = open_XBN | close_XBN
-    first_XB = jnp.min(jnp.where(tag_XBN, at_N, size), axis=2)
+    first_XB = jnp.min(jnp.where(tag_XBN, at_11N, size), axis=2)
     fields = (complete_XB, start_XB, end_XB, first_XB, tag_XBN.sum(2))
     return [_Block(*(field[index] for field in fields)) for index in range(len(_BLOCKS))]
 
 
 def _well_formed(bytes_BN: Array, n_B: Array, think: _Block, call: _Block, answer: _Block) -> Array:
-    at_N = jnp.arange(bytes_BN.shape[1])
+    at_1N = jnp.arange(bytes_BN.shape[1])[None]
     acts = [
         block.complete_B & (block.tags_B == 2) & (other.tags_B == 0)
         for block, other in ((call, answer), (answer, call))
@@ -121,9 +132,9 @@ def _well_formed(bytes_BN: Array, n_B: Array, think: _Block, call: _Block, answe
     finish_B = jnp.where(acts[0], call.end_B + len("</tool_call>"), answer.end_B + len("</answer>"))
     thought_B = think.end_B + len("</think>")
     blank_BN = (bytes_BN == 32) | (bytes_BN == 9) | (bytes_BN == 10) | (bytes_BN == 13)
-    in_block_BN = (at_N >= think.first_B[:, None]) & (at_N < thought_B[:, None])
-    in_block_BN |= (at_N >= begin_B[:, None]) & (at_N < finish_B[:, None])
-    clean_B = jnp.all(blank_BN | in_block_BN | (at_N >= n_B[:, None]), axis=1)
+    in_block_BN = (at_1N >= think.first_B[:, None]) & (at_1N < thought_B[:, None])
+    in_block_BN |= (at_1N >= begin_B[:, None]) & (at_1N < finish_B[:, None])
+    clean_B = jnp.all(blank_BN | in_block_BN | (at_1N >= n_B[:, None]), axis=1)
     ordered_B = think.complete_B & (think.tags_B == 2) & (thought_B <= begin_B)
     return (acts[0] | acts[1]) & ordered_B & clean_B
 
@@ -134,49 +145,54 @@ def run_transducer(grammar: Grammar, bytes_BN: Array, start_B: Array, end_B: Arr
     Returns:
       accepted_B bool: the body is of the dialect, duplicate keys aside.
       note_BU int32: per key ``8 * how often it stood + Type of its last value``.
-      value_BU4 int32: the numbers of its last value; the string's index in element 0.
+      value_BU4 int32: the numbers of its last value; of a string, elements INDEX, LENGTH and CHECKSUM.
     """
     rows, size = bytes_BN.shape
     keys = len(grammar.keys)
     transition = jnp.asarray(grammar.transition_QX).reshape(-1)
     length_B = end_B - start_B
-    key_U = jnp.arange(keys)
-    slot_N = jnp.arange(keys * 4)
+    key_1U = jnp.arange(keys)[None]
+    slot_1N = jnp.arange(keys * 4)[None]
 
     def advance(at: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        state_B, key_B, number_B, note_BU, value_BN = carry
+        state_B, key_B, number_B, checksum_B, quote_B, note_BU, value_BN = carry
         here_B = jnp.minimum(start_B + at, size - 1)
         byte_B = jnp.take_along_axis(bytes_BN, here_B[:, None], axis=1)[:, 0].astype(jnp.int32)
         entry_B = jnp.where(at < length_B, transition[state_B * 256 + byte_B], state_B)
-        state_B = entry_B & 0x7FFF
-        op_B, type_B, operand_B = entry_B >> 15 & 3, entry_B >> 17 & 7, entry_B >> 20 & 0x7FF
-        is_key_B = op_B == Op.KEY
+        state_B, op_B, type_B, operand_B = unpack(entry_B)
+        is_key_B, is_digit_B, is_word_B = op_B == Op.KEY, op_B == Op.DIGIT, op_B == Op.WORD
         key_B = jnp.where(is_key_B, operand_B, key_B)
         digit_B = byte_B - ord("0")
-        is_digit_B = op_B == Op.DIGIT
         first_B = jnp.where(operand_B & NEGATIVE > 0, -digit_B, digit_B)
         more_B = jnp.clip(number_B, -_SATURATE, _SATURATE) * 10 + jnp.where(number_B < 0, -digit_B, digit_B)
         number_B = jnp.where(is_digit_B, jnp.where(operand_B & FIRST > 0, first_B, more_B), number_B)
-        mine_BU = key_U == key_B[:, None]
+        mine_BU = key_1U == key_B[:, None]
         counted_BU = note_BU + jnp.where(mine_BU & is_key_B[:, None], _COUNT, 0)
         typed_BU = mine_BU & (type_B > 0)[:, None]
         note_BU = jnp.where(typed_BU, counted_BU // _COUNT * _COUNT + type_B[:, None], counted_BU)
-        written_B = key_B * 4 + jnp.where(is_digit_B, operand_B // ELEMENT, 0)
-        written_B = jnp.where(is_digit_B | (op_B == Op.STRING), written_B, -1)
-        value_BN = jnp.where(
-            slot_N == written_B[:, None], jnp.where(is_digit_B, number_B, operand_B)[:, None], value_BN
-        )
-        return state_B, key_B, number_B, note_BU, value_BN
+        # A digit writes one element of its key; a word writes all of a string's.
+        element_BN = slot_1N - key_B[:, None] * 4
+        digits_BN = is_digit_B[:, None] & (element_BN == operand_B[:, None] // ELEMENT)
+        value_BN = jnp.where(digits_BN, number_B[:, None], value_BN)
+        for element, value_B in ((INDEX, operand_B), (LENGTH, at - quote_B - 1), (CHECKSUM, checksum_B)):
+            value_BN = jnp.where(is_word_B[:, None] & (element_BN == element), value_B[:, None], value_BN)
+        # Bytes behind a word are summed up too, until a quote begins another one.
+        quotes_B = op_B == Op.QUOTE
+        quote_B = jnp.where(quotes_B, at, quote_B)
+        checksum_B = jnp.where(quotes_B, 0, (checksum_B * CHECKSUM_BASE + byte_B) % CHECKSUM_MODULUS)
+        return state_B, key_B, number_B, checksum_B, quote_B, note_BU, value_BN
 
     zero_B = jnp.zeros((rows,), jnp.int32)
     carry = (
         zero_B + grammar.start,
         zero_B + (keys - 1),
         zero_B,
+        zero_B,
+        zero_B,
         jnp.zeros((rows, keys), jnp.int32),
         jnp.zeros((rows, keys * 4), jnp.int32),
     )
-    state_B, _, _, note_BU, value_BN = lax.fori_loop(0, jnp.max(length_B), advance, carry)
+    state_B, *_, note_BU, value_BN = lax.fori_loop(0, jnp.max(length_B), advance, carry)
     return state_B == grammar.accept, note_BU, value_BN.reshape(rows, keys, 4)
 
 
@@ -201,13 +217,14 @@ def check_call(grammar: Grammar, accepted_B: Array, note_BU: Array, value_BU4: A
     key_BA, used_BA = jnp.maximum(key_JA, 0)[tool_B], (key_JA >= 0)[tool_B]
     type_BA = jnp.take_along_axis(type_BU, key_BA, axis=1)
     present_BA = used_BA & (jnp.take_along_axis(count_BU, key_BA, axis=1) > 0)
-    value_BA = value_BU4[jnp.arange(key_BA.shape[0])[:, None], key_BA, jnp.asarray(grammar.element_JA)[tool_B]]
+    element_BA = jnp.asarray(grammar.element_JA)[tool_B]
+    value_BA = value_BU4[jnp.arange(key_BA.shape[0])[:, None], key_BA, element_BA]
     needed_BA = jnp.asarray(grammar.type_JA)[tool_B]
     choices = grammar.choice_JAD.shape[2] - 1
     choice_JAD = jnp.asarray(grammar.choice_JAD)
-    slot_A = jnp.arange(grammar.width)
-    choice_BA = choice_JAD[tool_B[:, None], slot_A, jnp.clip(value_BA, 0, choices)]
-    value_BA = jnp.where(needed_BA == Type.STRING, choice_BA, value_BA)
+    slot_1A = jnp.arange(grammar.width)[None]
+    choice_BA = choice_JAD[tool_B[:, None], slot_1A, jnp.clip(value_BA, 0, choices)]
+    value_BA = jnp.where((needed_BA == Type.STRING) & (element_BA == INDEX), choice_BA, value_BA)
 
     strange_B = jnp.any((count_BU > 0) & ~jnp.asarray(grammar.knows_JU)[tool_B], axis=1)
     missing_B = jnp.any(used_BA & ~present_BA & jnp.asarray(grammar.required_JA)[tool_B], axis=1)
@@ -218,7 +235,7 @@ def check_call(grammar: Grammar, accepted_B: Array, note_BU: Array, value_BU4: A
     outside_B = jnp.any(present_BA & outside_BA, axis=1)
     # Element 0 of a box is followed by its y1, x2, y2: compare each slot with the one two places on.
     ahead_BA = jnp.pad(value_BA, ((0, 0), (0, 2)))[:, 2:]
-    corner_BA = present_BA & (needed_BA == Type.BOX) & (jnp.asarray(grammar.element_JA)[tool_B] < 2)
+    corner_BA = present_BA & (needed_BA == Type.BOX) & (element_BA < 2)
     empty_B = jnp.any(corner_BA & (ahead_BA <= value_BA), axis=1)
 
     fault_B = jnp.select(
@@ -260,8 +277,8 @@ def parse_bytes(
 
     inside_B = answer.end_B - answer.start_B
     length_B = jnp.where(answered_B & (inside_B <= answer_capacity), inside_B, 0)
-    at_N = jnp.arange(answer_capacity)
-    answer_BN = jnp.take_along_axis(bytes_BN, jnp.minimum(answer.start_B[:, None] + at_N, size - 1), axis=1)
+    at_1N = jnp.arange(answer_capacity)[None]
+    answer_BN = jnp.take_along_axis(bytes_BN, jnp.minimum(answer.start_B[:, None] + at_1N, size - 1), axis=1)
     nothing_B = ~called_B & ~answered_B
     return ParsedTurn(
         kind_B=jnp.select([answered_B, called_B], [Kind.ANSWER, Kind.CALL], Kind.NOTHING).astype(jnp.int32),
@@ -269,7 +286,7 @@ def parse_bytes(
         tool_B=jnp.where(called_B, tool_B, -1),
         arguments_BA=jnp.where(called_B[:, None], arguments_BA, 0),
         well_formed_B=_well_formed(bytes_BN, n_B, think, call, answer) & ~jnp.asarray(overflow_B),
-        answer_BN=jnp.where(at_N < length_B[:, None], answer_BN, 0).astype(jnp.uint8),
+        answer_BN=jnp.where(at_1N < length_B[:, None], answer_BN, 0).astype(jnp.uint8),
         answer_length_B=length_B,
     )
 

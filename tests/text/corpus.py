@@ -51,6 +51,12 @@ _ANSWERS = ("A", "B", "C", "D", "yes", "no", "3", "7", "12", "left", "right", "a
 
 
 def _value(argument: Argument, rng: random.Random) -> int | str | list[int]:
+    if argument.kind == "boolean":
+        return rng.random() < 0.5
+    if argument.kind == "string":
+        return rng.choice(_STRUCTURES)[: argument.maximum]
+    if argument.kind == "point":
+        return [rng.randint(argument.minimum, argument.maximum) for _ in range(2)]
     if argument.kind == "enum":
         return rng.choice(argument.choices)
     if argument.kind == "box":

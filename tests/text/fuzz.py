@@ -8,12 +8,12 @@ import random
 import string
 from collections.abc import Sequence
 
-from medvista_jax.core.tool_spec import Argument, ToolSpec
+from medvista_jax.core.tool_spec import WIDTHS, Argument, ToolSpec
 
 FRAGMENTS = (
     b"<think>", b"</think>", b"<tool_call>", b"</tool_call>", b"<answer>", b"</answer>", b"<tool_cal", b"</answer",
-    b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b'\\"', b"\\u0041", b" ", b"\n", b"\t", b"\r", b"\0", b"\x0b",
-    b"true", b"false", b"null", b"NaN", b"Infinity", b"-Infinity", b"0", b"-", b"-0", b"01", b"1.5", b"1e3", b"1E-2",
+    b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b'\\"', b"\\u0041", b"\\ud800", b"\\u12", b"\\n", b"\\x", b" ", b"\n", b"\t", b"\r", b"\0", b"\x0b",
+    b'"\\u00e9"', b'"\\\\"', b'"a\\\"b"', b'"\\/"', b"[3,4]", b"[3, 4, 5]", b"true", b"false", b"null", b"NaN", b"Infinity", b"-Infinity", b"0", b"-", b"-0", b"01", b"1.5", b"1e3", b"1E-2",
     b"2.", b".5", b"+1", b"999999999", b"1000000000", b"2147483648", b"-99999999999999999999", b"100000000",
     b'"name"', b'"arguments"', b'"bbox_2d"', b'"low"', b'"image_index"', b"\xc3\xa9", b"\xff", b"\xed\xa0\x80", b"\xe2\x80\x8b",
     b"[]", b"{}", b"[[[1]]]", b"[[[[1]]]]", b'{"a":{"b":{}}}', b'{"a":[{"b":[]}]}', b"[1,2,3,4]", b"[1,2,3]", b"[1, 2, 3, 4.0]",
@@ -39,17 +39,29 @@ def random_word(rng: random.Random) -> str:
     return "".join(rng.choice(string.ascii_lowercase + "_ é日") for _ in range(rng.randint(0, 6)))
 
 
+_CHARACTERS = (*"abcXYZ019 .,:{}[]<>/", '"', "\\", "\n", "\t", "\x01", "é", "日", "\U0001f600", "\ufffd")
+
+
+def random_text(rng: random.Random, longest: int) -> str:
+    """Text of which some characters need an escape."""
+    return "".join(rng.choices(_CHARACTERS, k=rng.randint(0, longest)))
+
+
 def fitting_value(rng: random.Random, argument: Argument) -> object:
     """A value of the right type, mostly in range."""
     if argument.kind == "enum":
         return rng.choice(argument.choices) if rng.random() < 0.9 else random_word(rng)
+    if argument.kind == "boolean":
+        return rng.random() < 0.5
+    if argument.kind == "string":
+        return random_text(rng, rng.choice([6, min(40, argument.maximum + 3)]))
     low, high = argument.minimum, argument.maximum
     if rng.random() < 0.1:
         low, high = low - 3, high + 3
     if argument.kind == "integer":
         return rng.choice([low, high, rng.randint(low, high)])
-    numbers = [rng.randint(low, high) for _ in range(4)]
-    if rng.random() < 0.9:
+    numbers = [rng.randint(low, high) for _ in range(argument.width)]
+    if argument.kind == "box" and rng.random() < 0.9:
         numbers = [*map(min, numbers[:2], numbers[2:]), *map(max, numbers[:2], numbers[2:])]
     return numbers
 
@@ -57,8 +69,11 @@ def fitting_value(rng: random.Random, argument: Argument) -> object:
 def _spaced(rng: random.Random, text: str) -> str:
     """The JSON text with white space where JSON has it; strings are left whole."""
     out, inside = [], False
+    previous = ""
     for character in text:
-        inside ^= character == '"'
+        # A quote behind a backslash that is not itself escaped is part of the string.
+        inside ^= character == '"' and previous != "\\"
+        previous = "" if previous == "\\" else character
         if not inside and character in "{}[]:," and rng.random() < 0.3:
             character = rng.choice(["", " ", "\n", "\t \r"]) + character + rng.choice(["", " ", "\n\n", "\t"])
         out.append(character)
@@ -80,7 +95,8 @@ def random_call(rng: random.Random, specs: Sequence[ToolSpec]) -> bytes:
     rng.shuffle(pairs)
 
     def dump(value: object) -> str:
-        return json.dumps(value, ensure_ascii=False, separators=rng.choice([(", ", ": "), (",", ":")]))
+        ascii_only = rng.random() < 0.1
+        return json.dumps(value, ensure_ascii=ascii_only, separators=rng.choice([(", ", ": "), (",", ":")]))
 
     name = spec.name if rng.random() < 0.93 else rng.choice([random_word(rng), spec.name[:-1], spec.name + "x"])
     top = [
@@ -141,13 +157,14 @@ def random_specs(rng: random.Random) -> list[ToolSpec]:
     for index in range(rng.randint(1, 6)):
         arguments = []
         for name in rng.sample(names, rng.randint(0, 5)):
-            kind = rng.choice(["integer", "box", "enum"])
-            low = rng.choice([0, -7, -(10**8)])
-            high = rng.choice([low, low + 9, 10**8])
+            kind = rng.choice(sorted(WIDTHS))
+            low = 0 if kind == "string" else rng.choice([0, -7, -(10**8)])
+            high = rng.choice([low + 1, low + 9, 10**8])
             choices = tuple(rng.sample(words, rng.randint(1, 5))) if kind == "enum" else ()
             default = None
             if rng.random() < 0.5:
-                default = {"integer": 3, "box": (1, 2, 3, 4), "enum": 0}[kind]
+                default = {"point": (low, high), "box": (low, low, high, high), "boolean": True, "string": ""}.get(kind)
+                default = {"integer": high, "enum": 0}.get(kind, default)
             arguments.append(Argument(name, "words", kind, low, high, choices, default))
         specs.append(ToolSpec(rng.choice(["t", "to", "tool", "größer"]) + str(index), "words", tuple(arguments)))
     return specs

@@ -39,5 +39,26 @@ PAIR = ToolSpec(
         Argument("größe", "a name that is not ASCII", "enum", choices=("klein", "groß", "größer")),
     ),
 )
+MARK = ToolSpec(
+    "mark",
+    "Draw a mark beside a word.",
+    (
+        Argument("point_2d", "x and y, 0 to 1000", "point"),
+        Argument("label", "word beside the mark", "string", 1, 12, default=""),
+        Argument("filled", "whether the mark is filled", "boolean", default=True),
+        Argument("low", "where its line ends", "point", -9, 9, default=(1, -2)),
+    ),
+)
+SEARCH = ToolSpec(
+    "search",
+    "Look a question up.",
+    (
+        Argument("query", "words to look for", "string"),
+        Argument("exact", "whether the words stand together", "boolean"),
+        Argument("axis", "a note", "string", 0, 3, default=""),
+    ),
+)
 TWO = (ZOOM_IN, ADJUST_WINDOW)
 FIVE = (PAIR, FLIP, ZOOM_IN, INVERT, ADJUST_WINDOW)
+SEVEN = (*FIVE, MARK, SEARCH)
+"""All kinds, and keys that are of different kinds in different tools."""

@@ -241,7 +241,7 @@ def test_tables_walk_a_call_and_stay_small() -> None:
         ([ToolSpec("a", "", (Argument("b", ""), Argument("b", "", "box")))], "two arguments"),
         ([ToolSpec('a"', "", ())], "escape"),
         ([ToolSpec("a", "", (Argument("b", "", maximum=10**9),))], "bounds"),
-        ([ToolSpec("a", "", (Argument("b", "", "box", default=3),))], "four integers"),
+        ([ToolSpec("a", "", (Argument("b", "", "enum", choices=("x</tool_call>",)),))], "tag"),
     ],
 )
 def test_specs_the_dialect_cannot_say(specs, words) -> None:
