@@ -6,16 +6,20 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from medvista_jax.tools.adjust_window import adjust_window
 from medvista_jax.tools.base import Tool
 from medvista_jax.tools.flip import flip
+from medvista_jax.tools.host.call import HostTool
 from medvista_jax.tools.pan_compare import pan_compare
 from medvista_jax.tools.rotate import rotate
 from medvista_jax.tools.zoom_in import zoom_in
 
+AnyTool = TypeVar("AnyTool", bound=Tool | HostTool)
 
-def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
+
+def by_name(tools: Iterable[AnyTool]) -> dict[str, AnyTool]:
     """Tools by their names."""
     return {tool.name: tool for tool in tools}
 
@@ -27,7 +31,7 @@ ALL_TOOLS: dict[str, Tool] = by_name((zoom_in, rotate, flip, pan_compare, adjust
 """Every tool that needs nothing but the image."""
 
 
-def load_tools(path: str | Path) -> dict[str, Tool]:
+def load_tools(path: str | Path) -> dict[str, Tool | HostTool]:
     """The tools that a Python file defines, by name, in the order of their definition. The file is run.
 
     Raises:
@@ -37,9 +41,11 @@ def load_tools(path: str | Path) -> dict[str, Tool]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; a Python file that defines tools is wanted")
     module = _run(path)
-    found = by_name(value for value in vars(module).values() if isinstance(value, Tool))
+    found = by_name(value for value in vars(module).values() if isinstance(value, Tool | HostTool))
     if not found:
-        raise ValueError(f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define")
+        raise ValueError(
+            f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define, or @host_tool"
+        )
     return found
 
 
