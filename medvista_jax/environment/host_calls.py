@@ -71,7 +71,7 @@ def full_view(environment: Environment, state: EnvState, row: int, slot: int) ->
     """An image as the policy sees it, at the resolution of its original: uint8 ``[Y, X, 3]``.
 
     A view of k by l original pixels has k rows and l columns (turned ones accordingly), at most ``LARGEST_SIDE``. A
-    view without effects is sampled at just those; one with effects in the square, where they see all of it, and reduced.
+    view without effects is sampled at just those; effects want the whole view, which fills the square and is reduced.
     """
     view = jax.tree.map(lambda leaf: np.asarray(leaf[row, slot]), state.views.view)
     height, width = region_size(view)
