@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -18,27 +16,13 @@ from medvista_jax.data.files.image import (
     MedicalImage,
     check_size,
     compose,
+    one_error,
     percentile_window,
     stored_window,
     to_stored,
     turn_over,
 )
 from medvista_jax.data.files.select import Frames, pick
-
-_DAMAGE = (
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-"""What pydicom raises on damaged files, by what is damaged."""
 
 _PLUGINS = (
     ("JPEG-LS", "pyjpegls"),
@@ -58,19 +42,14 @@ def is_dicom(head: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def _quietly(name: str) -> Iterator[None]:
-    """Turns pydicom's exceptions into one, and its remarks about imperfect files off."""
+def _quietly() -> Iterator[None]:
+    """Turns pydicom's remarks about imperfect files off."""
     logger = logging.getLogger("pydicom")
     was, logger.disabled = logger.disabled, True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except BadFile:
-        raise
-    except _DAMAGE as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise BadFile(f"{name}: the DICOM file is damaged or cut short: {text}") from None
     finally:
         logger.disabled = was
 
@@ -92,7 +71,7 @@ def read_dicom(file: BinaryIO, name: str, frames: Frames = None) -> tuple[Medica
     """
     import pydicom
 
-    with _quietly(name):
+    with _quietly(), one_error(name, "DICOM file"):
         header = pydicom.dcmread(file, force=True)
         _check(header, name)
         count = int(header.get("NumberOfFrames") or 1)
@@ -111,7 +90,7 @@ def _check(header: Any, name: str) -> None:
         if "SOPClassUID" not in header and "MediaStorageSOPClassUID" not in header.file_meta:
             raise BadFile(f"{name}: the DICOM file is damaged or cut short: it holds no pixel data and names no class")
         kind = header.get("SOPClassUID") or header.file_meta.MediaStorageSOPClassUID
-        raise BadFile(f"{name}: a DICOM file without pixels ({kind.name}); name an image")
+        raise BadFile(f"{name}: a DICOM file without pixels ({kind.name[:80]}); name an image")
     for keyword in ("Rows", "Columns", "BitsAllocated", "PhotometricInterpretation", "SamplesPerPixel"):
         if header.get(keyword) in (None, ""):
             raise BadFile(f"{name}: the DICOM file is damaged: {keyword} is missing")
@@ -134,7 +113,9 @@ def _decode(header: Any, index: int, name: str) -> np.ndarray:
     syntax = header.file_meta.TransferSyntaxUID
     try:
         missing = syntax.is_encapsulated and not get_decoder(syntax).is_available
-        pixels = None if missing else pixel_array(header, index=index)
+        # pydicom's correction takes High Bit for granted; ``_used_bits`` reads it.
+        options = {} if syntax.is_encapsulated else {"correct_unused_bits": False}
+        pixels = None if missing else pixel_array(header, index=index, **options)
     except RuntimeError as error:
         raise BadFile(f"{name}: compressed as {syntax.name}: {_reason(error)}. {_remedy(syntax)}") from None
     except NotImplementedError:
@@ -200,14 +181,15 @@ def _grey(header: Any, raw_NYX: np.ndarray, frames: list[int], names: list[str],
     has_table = bool(header.get("ModalityLUTSequence"))
     values_NYX = apply_modality_lut(raw_NYX, header) if has_table else raw_NYX
     stored_NYX, steps, exact = to_stored(name, values_NYX)
-    bits = int(header.get("BitsStored") or 8 * raw_NYX.itemsize)
-    levels = bits if bits <= 8 and stored_NYX.min() >= 0 and steps == (1.0, 0.0) and not has_table else 0
-    if raw_NYX.dtype == np.int8:
-        levels = 8
-    top_bits = 8 * stored_NYX.itemsize if has_table or not exact else min(bits, 8 * stored_NYX.itemsize)
-    images = []
+    # Of a table's output and of rounded numbers all bits of the type are used.
+    bits = 8 * stored_NYX.itemsize
+    if exact and not has_table:
+        bits = min(bits, int(header.get("BitsStored") or bits))
+    # Signed numbers of few bits in sixteen have been moved by 1024, which no full range describes.
+    full = bits <= 8 and not has_table and (stored_NYX.dtype == np.uint8 or steps == (1.0, 0.0))
     # Percentiles are taken over all frames, so that a series does not flicker.
     shared: dict[bool, tuple[float, float]] = {}
+    images = []
     for place, frame in enumerate(frames):
         scale = (1.0, 0.0) if has_table else dicom_scale.rescale(header, frame)
         unit = dicom_scale.unit(header, frame)
@@ -216,16 +198,15 @@ def _grey(header: Any, raw_NYX: np.ndarray, frames: list[int], names: list[str],
         rescale, stored = compose(steps, scale), stored_NYX[place]
         turned = (rescale[0] < 0) != (inverted != (view is not None and view.falling))
         if turned:
-            stored, rescale = turn_over(stored, rescale, top_bits)
-        if view is not None:
-            shown = stored_window(view.low, view.high, rescale)
-        elif levels:
-            shown = (0.0, float((1 << levels) - 1))
-        elif unit == "HU":
+            stored, rescale = turn_over(stored, rescale, bits)
+        shown = None if view is None else stored_window(view.low, view.high, rescale)
+        if shown is None and full:
+            shown = (0.0, float((1 << bits) - 1))
+        if shown is None and unit == "HU":
             shown = stored_window(*dicom_scale.SOFT_TISSUE, rescale)
-        else:
+        if shown is None:
             if turned not in shared:
-                every = turn_over(stored_NYX, rescale, top_bits)[0] if turned else stored_NYX
+                every = turn_over(stored_NYX, rescale, bits)[0] if turned else stored_NYX
                 shared[turned] = percentile_window(every, padding_NYX)
             shown = shared[turned]
         at_patient, at_detector = dicom_scale.spacing(header, frame)

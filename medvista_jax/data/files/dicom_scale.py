@@ -106,10 +106,12 @@ def window(header: Any, frame: int) -> View | None:
         if function != "LINEAR" and width > 0:
             return View(centre - width / 2, centre + width / 2)
     tables = look_up(header, frame, "VOILUTSequence")
-    return _table_window(tables[0], bool(header.get("PixelRepresentation"))) if tables else None
+    if not tables:
+        return None
+    return _table_window(tables[0], bool(header.get("PixelRepresentation")), header.original_encoding[1] is not False)
 
 
-def _table_window(table: Any, signed: bool) -> View | None:
+def _table_window(table: Any, signed: bool, little_endian: bool) -> View | None:
     descriptor, data = table.get("LUTDescriptor"), table.get("LUTData")
     if not descriptor or data is None:
         return None
@@ -117,7 +119,8 @@ def _table_window(table: Any, signed: bool) -> View | None:
     # The descriptor is read as unsigned where its type is ambiguous.
     first = first - 65536 if signed and first > 32767 else first
     if isinstance(data, bytes):
-        data = np.frombuffer(data, "<u2" if len(data) >= 2 * count else np.uint8)
+        words = "<u2" if little_endian else ">u2"
+        data = np.frombuffer(data, words if len(data) >= 2 * count else np.uint8)
     levels = np.asarray(data, np.int64)[:count]
     if len(levels) < 2 or levels[0] == levels[-1]:
         return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -12,11 +14,33 @@ PIXEL_LIMIT = 2**26
 CALL_LIMIT = 2**28
 """Most pixels that one call loads, all frames or slices together."""
 
+_LONGEST = 600  # characters of a message
+
 Pair = tuple[float, float]
 
 
 class BadFile(ValueError):
     """A file that cannot be used. The message is one line: which file, what is wrong, how to mend it."""
+
+    def __init__(self, message: str) -> None:
+        # Names and values out of a damaged file may hold anything, and be long.
+        line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…")
+
+
+@contextlib.contextmanager
+def one_error(name: str, kind: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes a BadFile, with the decoder's own exception as its cause.
+
+    The decoders name no set of exceptions: on damaged files pydicom alone raises a dozen kinds, by what is damaged.
+    """
+    try:
+        yield
+    except BadFile:
+        raise
+    except Exception as error:
+        text = str(error) or type(error).__name__
+        raise BadFile(f"{name}: the {kind} is damaged or cut short: {text}") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,8 +140,9 @@ def to_stored(name: str, values: np.ndarray) -> tuple[np.ndarray, Pair, bool]:
         wide = np.float64 if values.dtype.kind == "f" else values.dtype if shift == 0 else np.int64
         moved = values.astype(wide) + wide(shift) if shift else values
         return moved.astype(kind), (1.0, -float(shift)), exact
-    step = (high - low) / 65535 or 1.0  # a flat image
-    levels = np.rint((values.astype(np.float64) - low) / step)
+    # Halves, since the span of large numbers is more than float64 holds; a flat image has no span at all.
+    step = (high / 2 - low / 2) / 65535 * 2 or 1.0
+    levels = np.rint((values.astype(np.float64) / 2 - low / 2) / (step / 2))
     return np.clip(levels, 0, 65535).astype(np.uint16), (step, float(low)), exact and high == low
 
 
@@ -139,11 +164,11 @@ def turn_over(pixels: np.ndarray, rescale: Pair, bits: int) -> tuple[np.ndarray,
     return (top - pixels.astype(np.int64)).astype(pixels.dtype), compose((-1.0, float(top)), rescale)
 
 
-def stored_window(low: float, high: float, rescale: Pair) -> Pair:
-    """A window of physical values in stored units, the lower bound first."""
+def stored_window(low: float, high: float, rescale: Pair) -> Pair | None:
+    """A window of physical values in stored units, the lower bound first; None where no such numbers exist."""
     slope, intercept = rescale
     black, white = sorted(((low - intercept) / slope, (high - intercept) / slope))
-    return black, white
+    return (black, white) if np.isfinite((black, white)).all() and black < white else None
 
 
 def percentile_window(pixels: np.ndarray, padding: np.ndarray | None = None) -> Pair:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import logging
-import struct
-import zlib
 from typing import BinaryIO
 
 import numpy as np
@@ -16,6 +14,7 @@ from medvista_jax.data.files.image import (
     Pair,
     check_size,
     compose,
+    one_error,
     percentile_window,
     stored_window,
     to_stored,
@@ -24,7 +23,7 @@ from medvista_jax.data.files.image import (
 from medvista_jax.data.files.select import PLANES, Frames, Slices, parse_slices, pick
 
 _GZIP = b"\x1f\x8b"
-_MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001}
+_MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # codes of metre, millimetre and micron in xyzt_units
 
 
 def is_nifti(head: bytes) -> bool:
@@ -63,18 +62,11 @@ def read_nifti(
     packed = file.read(2) == _GZIP
     file.seek(0)
     stream = gzip.GzipFile(fileobj=file) if packed else file
-    from nibabel.spatialimages import HeaderDataError
-    from nibabel.wrapstruct import WrapStructError
-
     logger = logging.getLogger("nibabel.global")
-    was, logger.disabled = logger.disabled, True  # it prints what the error below says
+    was, logger.disabled = logger.disabled, True  # it prints what the error says
     try:
-        return _read(stream, name, frames, slices)
-    except BadFile:
-        raise
-    except (OSError, EOFError, zlib.error, ValueError, struct.error, HeaderDataError, WrapStructError) as error:
-        # gzip, nibabel's header and its array proxy each have their own way to say so.
-        raise BadFile(f"{name}: the NIfTI file is damaged or cut short: {' '.join(str(error).split())}") from None
+        with one_error(name, "NIfTI file"), np.errstate(all="ignore"):
+            return _read(stream, name, frames, slices)
     finally:
         logger.disabled = was
 
@@ -99,11 +91,12 @@ def _read(stream: BinaryIO, name: str, frames: Frames, slices: str | Slices) -> 
     if len(volumes) != 1:
         raise BadFile(f"{name}: choose one volume of a 4-D file at a time, not {len(volumes)}")
 
+    sides = [shape[other] for other in range(3) if other != axis]
+    check_size(name, *sides, len(chosen))
+    check_size(name, *sides, max(chosen) - min(chosen) + 1)  # what lies between them is read too
     upward = orientation_32[axis, 1] > 0
     raw = [index if upward else count - 1 - index for index in chosen]
     first, last = min(raw), max(raw)
-    sides = [shape[other] for other in range(3) if other != axis]
-    check_size(name, *sides, last - first + 1)
     cut = [slice(None)] * 3 + [volumes[0]]
     cut[axis] = slice(first, last + 1)
     # Slope and intercept are left out here: stored integers stay what they are.
@@ -156,7 +149,7 @@ def _hang(page: np.ndarray) -> np.ndarray:
 
 
 def _spacing(header, sides: list[float]) -> Pair | None:
-    factor = _MILLIMETRES.get(header.get_xyzt_units()[0])
+    factor = _MILLIMETRES.get(int(header["xyzt_units"]) % 8)
     if factor is None or not all(np.isfinite(side) and side > 0 for side in sides):
         return None
     along_columns, along_rows = sides
@@ -177,10 +170,8 @@ def _finish(header, name: str, names: list[str], pages_NYX: np.ndarray, spacing:
     if rescale[0] < 0:
         stored_NYX, rescale = turn_over(stored_NYX, rescale, 8 * stored_NYX.itemsize)
     dark, bright = float(header["cal_min"]), float(header["cal_max"])
-    if np.isfinite(dark) and np.isfinite(bright) and bright > dark:
-        window = stored_window(dark, bright, rescale)
-    else:
-        window = percentile_window(stored_NYX)
+    window = stored_window(dark, bright, rescale) if bright > dark else None
+    window = window or percentile_window(stored_NYX)
     return tuple(
         MedicalImage(np.ascontiguousarray(page)[..., None], window, rescale, spacing=spacing, name=text, exact=exact)
         for page, text in zip(stored_NYX, names, strict=True)

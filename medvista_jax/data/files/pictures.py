@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
-import zlib
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from medvista_jax.data.files.image import BadFile, MedicalImage, check_size, percentile_window, to_stored
+from medvista_jax.data.files.image import BadFile, MedicalImage, check_size, one_error, percentile_window, to_stored
 from medvista_jax.data.files.select import Frames, pick
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
@@ -39,21 +37,17 @@ def read_picture(file: BinaryIO, name: str, frames: Frames = None) -> tuple[Medi
     Raises:
       BadFile: damaged, too large, or an unknown page.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), one_error(name, "picture"):
         # Pillow warns of large pictures, which ``check_size`` refuses, and of odd metadata, which is not read.
         warnings.simplefilter("ignore")
         try:
-            with Image.open(file, formats=FORMATS) as picture:
-                return _read_pages(picture, name, frames)
+            picture = Image.open(file, formats=FORMATS)
         except UnidentifiedImageError:
             return None
         except Image.DecompressionBombError as error:
             raise BadFile(f"{name}: {error}") from None
-        except BadFile:
-            raise
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, KeyError) as error:
-            # The decoders of damaged files raise any of these.
-            raise BadFile(f"{name}: the picture is damaged: {error}") from None
+        with picture:
+            return _read_pages(picture, name, frames)
 
 
 def _read_pages(picture: Image.Image, name: str, frames: Frames) -> tuple[MedicalImage, ...]:

@@ -12,8 +12,8 @@ PLANES = ("sagittal", "coronal", "axial")
 """A plane's place here is the world axis (right, anterior, superior) that it stands across."""
 
 
-def pick(which: Frames, count: int, name: str, default: int, what: str = "frame") -> list[int]:
-    """Indices in 0…count-1.
+def pick(which: Frames, count: int, name: str, default: int, what: str = "frame") -> Sequence[int]:
+    """Indices in 0…count-1; a range for "all", since a damaged file may claim any count.
 
     Args:
       which: an index (from the end where negative), a sequence of them, the same as text ("3", "0,4,8"), a fraction of
@@ -24,7 +24,9 @@ def pick(which: Frames, count: int, name: str, default: int, what: str = "frame"
       BadFile: none of these, or an index that is not there.
     """
     if which is None:
-        return [default]
+        which = default
+    if isinstance(which, str) and which.strip() == "all" and count > 0:
+        return range(count)
     if isinstance(which, str):
         which = _from_text(which.strip(), count, name, what)
     chosen = list(which) if isinstance(which, Sequence) else [which]
@@ -37,8 +39,6 @@ def pick(which: Frames, count: int, name: str, default: int, what: str = "frame"
 
 
 def _from_text(text: str, count: int, name: str, what: str) -> list[int]:
-    if text == "all":
-        return list(range(count))
     if text == "middle":
         return [count // 2]
     try:
