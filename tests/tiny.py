@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medvista_jax.core.types import AnswerKey, ImageBank, Params, Question, Trajectory
+from medvista_jax.core.types import AnswerKey, ImageBank, Params, Question, Trajectory, Views
 from medvista_jax.environment import gym
 from medvista_jax.environment.build import build_environment
 from medvista_jax.environment.gym import Environment
@@ -32,6 +32,7 @@ from medvista_jax.rollout.scripted import enact
 from medvista_jax.text.chat import render_prompt
 from medvista_jax.text.normalise import normalise
 from medvista_jax.text.tokenizer import SentencePieceTokenizer
+from medvista_jax.tools.geometry import outline
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 
 TOKENIZER = SentencePieceTokenizer()
@@ -182,6 +183,11 @@ def script_of(trajectory: Trajectory) -> Script:
         for b in range(len(t.tokens_BS))
     ]
     return make_script(rows)
+
+
+def boxes_of(views: Views) -> np.ndarray:
+    """x1 y1 x2 y2 of every view in 0…1 of its original, which fills the canvas."""
+    return outline(np.asarray(views.view.affine[:, :, 0]), np.array(CANVAS))
 
 
 def texts_of(trajectory: Trajectory, row: int) -> str:

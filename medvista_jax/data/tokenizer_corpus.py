@@ -15,7 +15,8 @@ import numpy as np
 
 from medvista_jax.data.atlas import Atlas
 from medvista_jax.data.teachers import TeacherConfig, teach
-from medvista_jax.text.chat import ERRORS, FINAL_TEXT, IMAGE_TEXT, tool_line
+from medvista_jax.text.chat import ERRORS, FINAL_TEXT, tool_line
+from medvista_jax.tools.base import IMAGE_TEXT
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 
 
@@ -32,7 +33,7 @@ def build_corpus(items_per_family: int = 300) -> list[str]:
             line += f"<|vision_start|><|vision_end|>{item.question}<|im_end|>\n<|im_start|>assistant\n"
             turns = teach(item, rng, TeacherConfig(), tools)
             for turn in turns[:-1]:
-                reply = IMAGE_TEXT.format(1) if rng.random() < 0.7 else errors[rng.integers(len(errors))]
+                reply = IMAGE_TEXT.format(image=1) if rng.random() < 0.7 else errors[rng.integers(len(errors))]
                 final = FINAL_TEXT if rng.random() < 0.5 else ""
                 line += f"{turn}<|im_end|>\n<|im_start|>user\n<tool_response>{reply}{final}</tool_response>"
                 line += "<|im_end|>\n<|im_start|>assistant\n"

@@ -10,6 +10,7 @@ Answers are held here, beside the state of the environment and not in it (promis
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,12 +30,13 @@ from medvista_jax.environment.gym import (
     render_views,
     reset,
 )
-from medvista_jax.environment.host_calls import as_words, host_words
+from medvista_jax.environment.host_calls import answer_calls
 from medvista_jax.environment.items import AnyItem, pictures_of
 from medvista_jax.text.byte_tokenizer import ByteTokenizer
 from medvista_jax.text.chat import Frame, HostWords
 from medvista_jax.text.normalise import normalise
 from medvista_jax.tools.base import Tool
+from medvista_jax.tools.host.batch import run_batch
 from medvista_jax.tools.host.call import HostTool
 from medvista_jax.tools.registry import ALL_TOOLS, load_tools
 
@@ -169,18 +171,17 @@ class Episodes:
         self.max_turns = turns if offered else 1
         self.max_calls = (self.max_turns - 1 if max_calls is None else max_calls) if offered else 0
         self.max_images = self.max_turns - 1 if max_images is None else max_images
-        self._host_tokens = max([tool.text_bytes for tool in offered if isinstance(tool, HostTool)], default=0)
         self._workers = workers
         self._buckets = buckets
         self.environment = build_environment(
             ByteTokenizer(),
-            offered or choose_tools(None),  # tables cannot be empty; the budget of calls is
+            offered or choose_tools("zoom_in"),  # tables cannot be empty; the budget of calls is
             tokens_per_image=1,
             view_size=(view_size, view_size) if isinstance(view_size, int) else view_size,
             turns=self.max_turns,
             turn_tokens=turn_bytes + 1,  # one more shows that a turn was cut
             style=_BARE,
-            host_tokens=self._host_tokens,
+            host_tokens=max([tool.text_bytes for tool in offered if isinstance(tool, HostTool)], default=0),
             turn_bytes=turn_bytes,
             answer_bytes=answer_bytes,
         )
@@ -244,16 +245,14 @@ class Episodes:
             tokens_BT[row, : len(turn)] = np.frombuffer(turn, np.uint8)
             length_B[row], here_B[row] = len(turn), True
         parsed, asks_B = _read(environment, state, tokens_BT, length_B, here_B)
-        words = self._ask_hosts(state, turns, np.asarray(asks_B)) if environment.host_tools else None
+        words = None
+        if environment.host_tools:
+            every = [turns.get(row, b"") for row in range(self.rows)]
+            run = functools.partial(run_batch, workers=self._workers)
+            words = answer_calls(environment, ByteTokenizer(), state, every, np.asarray(asks_B), run)
         self._states[shape], told = _advance(environment, state, parsed, here_B, words)
         told = jax.device_get(told)
         return {row: self._reply(row, told) for row in turns}
-
-    def _ask_hosts(self, state: EnvState, turns: Mapping[int, bytes], asks_B: np.ndarray) -> HostWords:
-        asking = {row: turn for row, turn in turns.items() if asks_B[row]}
-        if not asking:
-            return as_words({}, self.rows, self._host_tokens)
-        return host_words(self.environment, state, asking, self._host_tokens, self._workers)
 
     def _reply(self, row: int, told: dict[str, Any]) -> Reply:
         parsed: ParsedTurn = told["parsed"]

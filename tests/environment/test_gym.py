@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medvista_jax.core.tool_spec import Argument
 from medvista_jax.core.types import Fault, Kind
 from medvista_jax.environment.build import build_environment
 from medvista_jax.text.chat import ERRORS
 from medvista_jax.text.host_parser import parse_turn_text
 from medvista_jax.text.normalise import answers_equal, normalise_bytes
+from medvista_jax.tools.define import Reading, effect_tool, measure_tool
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 from tests import tiny
 
@@ -76,13 +78,17 @@ def faulty_step():
     budgets = [0 if fault == Fault.NO_CALLS_LEFT else 3 for fault, _ in CASES]
     _, state = fresh(len(CASES), max_calls=budgets)
     full = jnp.array([fault == Fault.NO_IMAGES_LEFT for fault, _ in CASES])
-    slots = state.views.source_BI.shape[1]
+    slots = state.views.view.blend.shape[1]
     views = state.views.replace(count_B=jnp.where(full, slots, state.views.count_B))
     return step(tiny.environment(), state.replace(views=views), *ids_of([text for _, text in CASES]))
 
 
+OF_TOOLS = {Fault.TOOL_FAILED, Fault.TOOL_TIMED_OUT, Fault.UNSUITABLE_IMAGE}
+"""Faults that neither of the two tools here has."""
+
+
 def test_every_fault_is_covered():
-    assert set(FAULTY) == set(Fault) - {Fault.NONE} == set(ERRORS)
+    assert set(FAULTY) | OF_TOOLS == set(Fault) - {Fault.NONE} == set(ERRORS)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +101,7 @@ def test_a_fault_becomes_an_observation_that_says_so(faulty, row):
     state, observation = faulty
     fault, _ = CASES[row]
     assert Fault(int(observation.parsed.fault_B[row])) == fault
-    final = ", answer now" if fault == Fault.NO_CALLS_LEFT else ""
+    final = ", answer now" if fault in (Fault.NO_CALLS_LEFT, Fault.NO_IMAGES_LEFT) else ""
     expected = (
         f"<|im_end|>\n<|im_start|>user\n<tool_response>{ERRORS[fault]}{final}</tool_response><|im_end|>\n"
         "<|im_start|>assistant\n"
@@ -209,13 +215,13 @@ def test_random_ids_always_lead_somewhere():
         assert np.isin(seen.parsed.fault_B, [int(f) for f in Fault]).all()
         assert np.isin(seen.parsed.kind_B, [int(k) for k in Kind]).all()
         assert ((seen.tokens_BW >= 0) & (seen.tokens_BW < tiny.VOCAB)).all()
-        assert (seen.feature_BW[seen.valid_BW] < L * after.views.source_BI.shape[1]).all()
+        assert (seen.feature_BW[seen.valid_BW] < L * after.views.view.blend.shape[1]).all()
         assert (after.turns_B - before.turns_B == active).all()
-        assert (after.views.count_B <= after.views.source_BI.shape[1]).all()
-        assert np.isfinite(after.views.box_BI4).all()
-        assert (after.views.box_BI4[..., 2:] > after.views.box_BI4[..., :2]).all()
-        assert ((after.views.box_BI4 >= 0) & (after.views.box_BI4 <= 1)).all()
-        assert (after.views.window_BI2[..., 1] > after.views.window_BI2[..., 0]).all()
+        assert (after.views.count_B <= after.views.view.blend.shape[1]).all()
+        boxes = tiny.boxes_of(after.views)
+        assert np.isfinite(boxes).all() and (boxes[..., 2:] > boxes[..., :2]).all()
+        assert ((boxes >= 0) & (boxes <= 1 + 1e-6)).all()
+        assert (after.views.view.window[..., 1] > after.views.view.window[..., 0]).all()
         shown = active & ~done & (seen.slot_B >= 0)
         assert (seen.parsed.fault_B[shown] == Fault.NONE).all()
         if turn == 0:
@@ -243,9 +249,9 @@ def test_originals_and_views_of_two_images():
     third = second.replace('"image_index": 1', '"image_index": 2')
     state, observation = step(tiny.environment(), state, *ids_of([second, tiny.ZOOM]))
     assert np.asarray(observation.slot_B).tolist() == [2, 2]
-    assert np.asarray(state.views.source_BI[:, 2]).tolist() == [1, 0]
+    assert np.asarray(state.views.view.source[:, 2, 0]).tolist() == [1, 0]
     state, _ = step(tiny.environment(), state, *ids_of([third, third]))
-    assert np.asarray(state.views.source_BI[:, 3]).tolist() == [1, 0]
+    assert np.asarray(state.views.view.source[:, 3, 0]).tolist() == [1, 0]
     shown = np.asarray(tiny.render_views(tiny.environment(), question.bank, state.views, jnp.array([2, 1])))
     originals = np.asarray(tiny.render_originals(tiny.environment(), question.bank))
     np.testing.assert_array_equal(shown[1], originals[1, 1])
@@ -259,7 +265,7 @@ def test_originals_that_do_not_exist_cannot_be_named():
     state, observation = step(tiny.environment(), state, *ids_of([tiny.ZOOM_AGAIN]))
     assert int(observation.parsed.fault_B[0]) == Fault.NO_SUCH_IMAGE
     state, observation = step(tiny.environment(), state, *ids_of([tiny.ZOOM]))
-    assert int(observation.slot_B[0]) == 1 and int(state.views.source_BI[0, 1]) == 0
+    assert int(observation.slot_B[0]) == 1 and int(state.views.view.source[0, 1, 0]) == 0
 
 
 def test_what_cannot_be_built_is_refused():
@@ -272,22 +278,103 @@ def test_what_cannot_be_built_is_refused():
         build_environment(tiny.TOKENIZER, tools, 4, (16, 16), turns=0)
 
 
-def test_a_new_tool_needs_no_change_of_the_gym():
-    """A third tool behind the same spec: it is parsed, run and selected."""
-    from medvista_jax.core.tool_spec import ToolSpec
-    from medvista_jax.tools.base import Outcome, Tool, pick_view
+def test_an_image_budget_runs_out_and_leaves_one_turn_to_answer_in():
+    """Rows may be shown 0, 1 or 2 images. The first refusal says so; the turn after it is the last."""
+    _, state = fresh(3, max_images=(0, 1, 2))
+    state, observation = step(tiny.environment(), state, *ids_of([tiny.ZOOM] * 3))
+    assert np.asarray(observation.parsed.fault_B).tolist() == [Fault.NO_IMAGES_LEFT, Fault.NONE, Fault.NONE]
+    assert "error: no images left, answer now" in said(observation, 0)
+    assert np.asarray(state.max_turns_B).tolist() == [2, 3, 3]
+    state, observation = step(tiny.environment(), state, *ids_of([tiny.ZOOM] * 3))
+    assert np.asarray(observation.parsed.fault_B).tolist() == [Fault.NO_IMAGES_LEFT] * 2 + [Fault.NONE]
+    assert np.asarray(state.done_B).tolist() == np.asarray(state.truncated_B).tolist() == [True, False, False]
+    state, _ = step(tiny.environment(), state, *ids_of(["<answer>left</answer>"] * 3))
+    assert np.asarray(state.truncated_B).tolist() == [True, False, False]
+    assert np.asarray(state.views.count_B).tolist() == [1, 2, 3]
 
-    def kernel(arguments_A, views):
-        fault, source, box_4, window_2 = pick_view(views, jnp.int32(0))
-        return Outcome(fault, source, box_4 * 0.5, window_2 + 1.0)
 
-    half = Tool(ToolSpec("half", "Show a quarter.", ()), kernel)
-    environment = build_environment(
-        tiny.TOKENIZER, (*DEFAULT_TOOLS.values(), half), L, tiny.MODEL.image_size, tiny.TURNS, tiny.TURN_TOKENS
-    )
-    assert dataclasses.is_dataclass(environment)
-    _, state = fresh(2)
-    texts = ['<tool_call>{"name": "half", "arguments": {}}</tool_call>', tiny.ZOOM]
-    state, observation = step(environment, state, *ids_of(texts))
-    assert np.asarray(observation.parsed.tool_B).tolist() == [2, 0]
-    np.testing.assert_allclose(np.asarray(state.views.box_BI4[:, 1]), [[0, 0, 0.5, 0.5], [0.1, 0.2, 0.6, 0.9]])
+def test_a_spent_call_budget_leaves_one_turn_to_answer_in():
+    _, state = fresh(2, max_calls=0)
+    state, observation = step(tiny.environment(), state, *ids_of([tiny.ZOOM] * 2))
+    assert "error: no calls left, answer now" in said(observation, 0)
+    state, _ = step(tiny.environment(), state, *ids_of([tiny.ZOOM, "<answer>left</answer>"]))
+    assert np.asarray(state.done_B).all() and np.asarray(state.truncated_B).tolist() == [True, False]
+    assert np.asarray(state.turns_B).tolist() == [2, 2]
+
+
+@measure_tool(
+    "Say where.",
+    Argument("bbox_2d", "a box", "box"),
+    Argument("side", "which", "enum", choices=("left", "right"), default=1),
+    texts=("{0}, {1:3.2}", "{2:2} of {3:7.1}"),
+    reads=False,
+)
+def where(sight, bbox_2d, side):
+    return Reading(numbers=(bbox_2d[:2], -42, 1e9), text=side)
+
+
+@measure_tool("Grey of the first pixel.", texts=("image {image}, grey {0:3}",), image=True, sees=True)
+def first_grey(sight):
+    return Reading(numbers=(sight.shown_hwC[0, 0, 0],))
+
+
+@effect_tool("Brighten.", Argument("by", "levels", "integer", 0, 255))
+def brighten(levels_hwC, by):
+    return levels_hwC + by.astype(jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def own():
+    tools = (*DEFAULT_TOOLS.values(), where, first_grey, brighten)
+    return build_environment(tiny.TOKENIZER, tools, L, tiny.MODEL.image_size, tiny.TURNS, tiny.TURN_TOKENS)
+
+
+def calls(name: str, **arguments) -> str:
+    return call(json.dumps({"name": name, "arguments": arguments}))
+
+
+def test_numbers_are_written_into_a_tools_text(own):
+    _, state = fresh(3)
+    texts = [calls("where", bbox_2d=[7, 123, 500, 999]), calls("where", bbox_2d=[0, 0, 9, 9], side="left"), tiny.ZOOM]
+    state, observation = step(own, state, *ids_of(texts))
+    assert [said(observation, row).split("response>")[1] for row in range(3)] == [
+        "-42 of 9999999.9</tool_",  # clipped to its digits
+        "0, 0.00</tool_",
+        "<|vision_start|>" + "<|image_pad|>" * L + "<|vision_end|>image 1</tool_",
+    ]
+    assert np.asarray(observation.slot_B).tolist() == [-1, -1, 1]
+    assert np.asarray(state.views.count_B).tolist() == [1, 1, 2]  # a text is no image
+    assert np.asarray(state.calls_B).tolist() == [1, 1, 1]
+
+
+def test_effects_belong_to_views_and_are_applied_again_to_what_is_zoomed(own):
+    question, state = fresh(2)
+    state, observation = step(own, state, *ids_of([calls("brighten", by=40), calls("brighten", by=250)]))
+    plain = np.asarray(tiny.render_views(own, question.bank, state.views, jnp.zeros(2, jnp.int32))).astype(int)
+    bright = np.asarray(tiny.render_views(own, question.bank, state.views, observation.slot_B))
+    np.testing.assert_array_equal(bright[0], np.minimum(plain[0] + 40, 255))
+    zoom = calls("zoom_in", bbox_2d=[0, 0, 500, 500], image_index=1)
+    state, observation = step(own, state, *ids_of([zoom, calls("brighten", by=3, image_index=1)]))
+    effects = np.asarray(state.views.view.effect[:, 2])
+    assert effects.tolist() == [[5, 0], [5, 5]] and np.asarray(state.views.view.values[1, 2, :, 0]).tolist() == [250, 3]
+    zoomed = np.asarray(tiny.render_views(own, question.bank, state.views, observation.slot_B))
+    sharp = state.views.replace(view=state.views.view.replace(effect=jnp.zeros_like(state.views.view.effect)))
+    without = np.asarray(tiny.render_views(own, question.bank, sharp, observation.slot_B)).astype(int)
+    np.testing.assert_array_equal(zoomed[0], np.minimum(without[0] + 40, 255))
+    assert (zoomed[1] >= 253).all()
+
+
+def test_a_tool_can_see_what_the_policy_sees(own):
+    question, state = fresh(2)
+    seen = np.asarray(tiny.render_views(own, question.bank, state.views, jnp.zeros(2, jnp.int32)))
+    state, observation = step(own, state, *ids_of([calls("first_grey"), tiny.ZOOM]))
+    assert f"image 1, grey {seen[0, 0, 0, 0]}</tool" in said(observation, 0)
+    assert np.asarray(observation.slot_B).tolist() == [1, 1]
+
+
+def test_a_tool_whose_parameters_do_not_match_its_arguments_is_refused():
+    with pytest.raises(ValueError, match=r"tool 'wrong'.*declared as \['a'\].*are \['b'\]"):
+
+        @effect_tool("No.", Argument("a", "x"))
+        def wrong(levels_hwC, b):
+            return levels_hwC

@@ -161,7 +161,7 @@ def test_the_losses_of_training(which):
     lengths = np.sort(np.asarray(t.valid_BS.sum(1)))
     short = Bucket(int(lengths[0]), 2)
     assert lengths[0] < lengths[-1] < t.tokens_BS.shape[1]
-    buckets = (short, Bucket(t.tokens_BS.shape[1], t.views.source_BI.shape[1]))
+    buckets = (short, Bucket(t.tokens_BS.shape[1], t.views.view.blend.shape[1]))
     (_, (sums, maxima)), expected = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable, t, extras)
     found, metrics = jax.jit(functools.partial(accumulate, loss, buckets=buckets, chunk=1))(trainable, t, extras)
     assert_close(found, expected, 2e-5)  # hundreds of terms in float32, in another order

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.core.types import AnswerKey
+from medvista_jax.core.types import AnswerKey, View, Views
 from medvista_jax.data.item import AtlasItem
 from medvista_jax.data.questions import QuestionPool
 from medvista_jax.environment import gym
 from medvista_jax.rollout import loop, scripted
 from medvista_jax.text.chat import CompactChat
+from medvista_jax.tools.base import Originals, Sight
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 from tests import tiny
 
@@ -95,10 +96,12 @@ def test_state_and_observation_hold_no_truth(batch):
     assert leaks(stepped) == []
 
 
-def test_a_tool_sees_recipes_of_views_only():
-    from medvista_jax.tools.base import RowViews
-
-    assert [field.name for field in dataclasses.fields(RowViews)] == ["source_I", "box_I4", "window_I2", "count"]
+def test_a_tool_sees_images_only():
+    """Recipes and the originals that they are recipes over; nothing else crosses to a kernel."""
+    fields = {kind: [field.name for field in dataclasses.fields(kind)] for kind in (Sight, Originals, Views, View)}
+    assert fields[Sight] == ["view", "views", "originals", "shown_hwC"] and fields[Views] == ["view", "count_B"]
+    assert fields[Originals] == ["pixels_OYXC", "window_O2", "count", "size_O2", "spacing_O2", "rescale_O2"]
+    assert fields[View] == ["source", "affine", "window", "blend", "seam", "effect", "values"]
 
 
 def test_no_structure_of_the_policy_has_a_place_for_the_truth():

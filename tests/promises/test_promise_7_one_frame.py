@@ -46,7 +46,7 @@ def episode():
 
 def test_boxes_compose(episode):
     _, state, _ = episode
-    boxes = np.asarray(state.views.box_BI4)
+    boxes = tiny.boxes_of(state.views)
     whole = np.array([0.0, 0, 1, 1])
     outer = compose(whole, FIRST)
     expected = [
@@ -54,7 +54,7 @@ def test_boxes_compose(episode):
         [whole, whole, compose(whole, SECOND)],
         [whole, outer, outer],
     ]
-    np.testing.assert_allclose(boxes, expected, atol=2e-7)  # float32 near 1, two operations
+    np.testing.assert_allclose(boxes, expected, atol=2e-7)  # float32 of some thirty pixels, over thirty
 
 
 def test_pixels_are_a_crop_of_the_original(episode):
@@ -71,7 +71,7 @@ def test_pixels_are_a_crop_of_the_original(episode):
 
 def test_windows_are_inherited(episode):
     question, state, pixels = episode
-    assert np.asarray(state.views.window_BI2[1]).tolist()[1:] == [[0.0, 30_000.0]] * 2
+    assert np.asarray(state.views.view.window[1, :, 0]).tolist()[1:] == [[0.0, 30_000.0]] * 2
     original = np.asarray(question.bank.pixels_POYXC[1, 0, :, :, 0])
     expected = shown_by_pillow(original, np.array([0.0, 0, 0.5, 0.5]), (0.0, 30_000.0))
     assert np.abs(pixels[2][1] - expected).max() <= 0.5 + 1e-2

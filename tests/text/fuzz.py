@@ -43,8 +43,9 @@ _CHARACTERS = (*"abcXYZ019 .,:{}[]<>/", '"', "\\", "\n", "\t", "\x01", "Ã©", "æ—
 
 
 def random_text(rng: random.Random, longest: int) -> str:
-    """Text of which some characters need an escape."""
-    return "".join(rng.choices(_CHARACTERS, k=rng.randint(0, longest)))
+    """Text of which some characters need an escape; now and then there is a tag in it."""
+    text = "".join(rng.choices(_CHARACTERS, k=rng.randint(0, longest)))
+    return text + rng.choice(["</tool_call>", "<tool_call>", "<answer>no</answer>"]) if rng.random() < 0.03 else text
 
 
 def fitting_value(rng: random.Random, argument: Argument) -> object:

@@ -10,6 +10,8 @@ from medvista_jax.core.types import Fault
 from medvista_jax.text.chat import (
     ERRORS,
     INSTRUCTION,
+    HostWords,
+    Said,
     build_observations,
     render,
     render_prompt,
@@ -77,27 +79,48 @@ def test_unknown_style() -> None:
         build_observations(TINY, 1, "plain")
 
 
-def _texts(templates, kinds, numbers, final=False) -> list[str]:
+def _texts(templates, kinds, numbers=None, image=0, final=False, words=None) -> list[str]:
+    rows = len(kinds)
+    numbers = np.zeros((rows, 1)) if numbers is None else np.array(numbers)
+    image, final = (np.broadcast_to(np.array(value), (rows,)) for value in (image, final))
     tokens, valid, feature = jax.tree.map(
-        np.asarray, jax.jit(render)(templates, np.array(kinds), np.array(numbers), np.array(final))
+        np.asarray, _render(templates, np.array(kinds), image, numbers.astype(np.float32), final, words)
     )
     assert ((feature >= 0) == (valid & (tokens == PAD))).all()
     return [TINY.decode(row[keep]) for row, keep in zip(tokens, valid, strict=True)]
 
 
+_render = jax.jit(render)
 BEFORE, AFTER = (
     "<|im_end|>\n<|im_start|>user\n<tool_response>",
     "</tool_response><|im_end|>\n<|im_start|>assistant\n",
 )
-IMAGE = "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>image "
+IMAGE = "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>"
+FIRST = len(Fault)
 
 
-def test_numbers_are_written_digit_by_digit() -> None:
-    templates = build_observations(TINY, 2)
-    numbers = [0, 7, 10, 305, 99999, -1, -4000, 100000, -(2**31)]
-    written = ["0", "7", "10", "305", "99999", "-1", "-4000", "99999", "-99999"]
-    texts = _texts(templates, [0] * len(numbers), [[n] for n in numbers])
-    assert texts == [BEFORE + IMAGE + number + AFTER for number in written]
+@pytest.mark.parametrize(
+    ("slot", "numbers", "written"),
+    [
+        (
+            "{0}",
+            [0, 7, 10, 305, 99999, -1, -4000, 100000, -(2**31)],
+            ["0", "7", "10", "305", "99999", "-1", "-4000", "99999", "-99999"],
+        ),
+        ("{0:2}", [3, 99, 100, -7.4, -0.4, np.nan, np.inf], ["3", "99", "99", "-7", "0", "0", "99"]),
+        (
+            "{0:5.2}",
+            [0, 0.05, 3.14159, -0.004, 12345.68, 1e9],
+            ["0.00", "0.05", "3.14", "0.00", "12345.68", "99999.99"],
+        ),
+        ("{0:9}", [999_999_936, 1e12, -1e12], ["999999936", "999999999", "-999999999"]),
+        ("{0:.3}", [0.5, -1.25], ["0.500", "-1.250"]),
+    ],
+)
+def test_numbers_are_written_digit_by_digit(slot, numbers, written) -> None:
+    templates = build_observations(TINY, 2, texts=(Said(f"is {slot}", False),))
+    texts = _texts(templates, [FIRST] * len(numbers), [[n] for n in numbers])
+    assert texts == [BEFORE + "is " + number + AFTER for number in written]
 
 
 def test_every_fault_has_its_text() -> None:
@@ -105,23 +128,56 @@ def test_every_fault_has_its_text() -> None:
     faults = [fault for fault in Fault if fault != Fault.NONE]
     assert set(ERRORS) == set(faults) and len(set(ERRORS.values())) == len(faults)
     final = np.arange(len(faults)) % 2 == 1
-    texts = _texts(templates, faults, np.zeros((len(faults), 1), int), final)
+    texts = _texts(templates, faults, final=final)
     ends = [", answer now" if last else "" for last in final]
     assert texts == [BEFORE + ERRORS[f] + end + AFTER for f, end in zip(faults, ends, strict=True)]
 
 
-def test_a_final_image_and_extra_texts() -> None:
-    templates = build_observations(TINY, 2, extra=("mean {1}, SD {0}",))
-    texts = _texts(templates, [0, len(Fault)], [[3, 0], [12, -34]], [True, False])
-    assert texts == [BEFORE + IMAGE + "3, answer now" + AFTER, BEFORE + "mean -34, SD 12" + AFTER]
+SAID = (Said("image {image}", True), Said("mean {1}, SD {0}", False), Said("image {image}: {0:3.1} of it", True))
+
+
+def test_images_texts_and_both() -> None:
+    templates = build_observations(TINY, 2, texts=SAID)
+    kinds, numbers = [FIRST, FIRST + 1, FIRST + 2], [[3, 0], [12, -34], [7.25, 0]]
+    texts = _texts(templates, kinds, numbers, image=[3, 0, 12], final=[True, False, False])
+    assert texts == [
+        BEFORE + IMAGE + "image 3, answer now" + AFTER,
+        BEFORE + "mean -34, SD 12" + AFTER,
+        BEFORE + IMAGE + "image 12: 7.2 of it" + AFTER,
+    ]
+
+
+def test_words_of_a_host_tool() -> None:
+    """Each row's own words, as many as count; the row beside them says something else."""
+    templates = build_observations(TINY, 2, texts=SAID, host_tokens=6)
+    ids = [TINY.encode("left lung"), TINY.encode("no"), []]
+    tokens = np.array([(row + [5] * 6)[:6] for row in ids], np.int32)
+    assert all(len(row) <= 6 for row in ids)
+    words = HostWords(np.zeros(3, np.int32), tokens, np.array([len(row) for row in ids], np.int32))
+    host = templates.kinds - 1
+    texts = _texts(templates, [host, host, Fault.TOOL_FAILED], final=[False, True, False], words=words)
+    assert texts == [BEFORE + said + AFTER for said in ("left lung", "no, answer now", "error: the tool failed")]
+
+
+@pytest.mark.parametrize("text", ["{", "a } b", "{x}", "{0:3.", "{0:}{}", "{-1}"])
+def test_braces_that_are_no_slot_are_refused(text) -> None:
+    with pytest.raises(ValueError, match="brace"):
+        build_observations(TINY, 2, texts=(Said(text, False),))
+
+
+@pytest.mark.parametrize("text", ["{0:10}", "{0:5.5}", "{0:0}", "{0:0.2}"])
+def test_numbers_have_one_to_nine_digits(text) -> None:
+    with pytest.raises(ValueError, match="at most 9 digits"):
+        build_observations(TINY, 2, texts=(Said(text, False),))
 
 
 def test_qwen_style_puts_newlines_inside() -> None:
-    (text,) = _texts(build_observations(TINY, 2, "qwen"), [0], [[1]])
-    assert text == BEFORE + "\n" + IMAGE + "1\n" + AFTER
+    (text,) = _texts(build_observations(TINY, 2, "qwen", SAID), [FIRST], image=1)
+    assert text == BEFORE + "\n" + IMAGE + "image 1\n" + AFTER
 
 
 def test_embedding_indices_of_an_observation() -> None:
-    templates = build_observations(TINY, 3)
-    assert templates.feature_NW[0][templates.feature_NW[0] >= 0].tolist() == [0, 1, 2]
-    assert (templates.feature_NW[1 : templates.kinds] == -1).all()
+    templates = build_observations(TINY, 3, texts=SAID)
+    for row in (FIRST, templates.kinds + FIRST + 2):
+        assert templates.feature_NW[row][templates.feature_NW[row] >= 0].tolist() == [0, 1, 2]
+    assert (templates.feature_NW[1:FIRST] == -1).all()

@@ -39,7 +39,8 @@ def host_tool(
     Args:
       description: one sentence for the prompt.
       arguments: in call order.
-      family, timeout_s, retries, backoff_s, text_bytes: see ``HostTool``.
+      family: see ``ToolSpec``.
+      timeout_s, retries, backoff_s, text_bytes: see ``HostTool``.
 
     Raises:
       TypeError: when the function's parameters and the arguments do not match.
@@ -52,13 +53,14 @@ def host_tool(
             name=function.__name__,
             description=description,
             arguments=arguments + ((IMAGE_INDEX,) if looks and not named else ()),
+            family=family,
         )
         passed = [argument.name for argument in arguments]
 
         def run(calls: Sequence[HostCall]) -> list[str]:
             return [_call(function, call, looks, passed) for call in calls]
 
-        return HostTool(spec, run, family, timeout_s, retries, backoff_s, batched=False, text_bytes=text_bytes)
+        return HostTool(spec, run, timeout_s, retries, backoff_s, batched=False, text_bytes=text_bytes)
 
     return declare
 
