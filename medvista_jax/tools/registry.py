@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from medvista_jax.tools.adjust_window import adjust_window
 from medvista_jax.tools.base import Tool
@@ -20,6 +21,7 @@ from medvista_jax.tools.rotate import rotate
 from medvista_jax.tools.stain_separation import stain_separation
 from medvista_jax.tools.zoom_in import zoom_in
 
+AnyTool = TypeVar("AnyTool", bound=Tool | HostTool)
 
 def by_name(tools: Iterable[Tool | HostTool]) -> dict[str, Tool | HostTool]:
     """Tools by their names."""
