@@ -15,7 +15,7 @@ from medvista_jax.core.types import Array, Fault, View, Views
 IMAGE_TEXT = "image {image}"
 """What a tool says that only returns an image: its index."""
 
-NUMBERS = 16
+NUMBERS = 20
 """Numbers that a reading can hold, N."""
 
 EFFECT_VALUES = 8

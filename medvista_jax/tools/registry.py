@@ -9,9 +9,16 @@ from types import ModuleType
 
 from medvista_jax.tools.adjust_window import adjust_window
 from medvista_jax.tools.base import Tool
+from medvista_jax.tools.count_objects import count_objects
+from medvista_jax.tools.distance import distance
+from medvista_jax.tools.find_bright_blobs import find_bright_blobs
 from medvista_jax.tools.flip import flip
+from medvista_jax.tools.intensity_profile import intensity_profile
 from medvista_jax.tools.pan_compare import pan_compare
+from medvista_jax.tools.region_statistics import region_statistics
 from medvista_jax.tools.rotate import rotate
+from medvista_jax.tools.segment_region import segment_region
+from medvista_jax.tools.symmetry_difference import symmetry_difference
 from medvista_jax.tools.zoom_in import zoom_in
 
 
@@ -23,7 +30,14 @@ def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
 DEFAULT_TOOLS: dict[str, Tool] = by_name((zoom_in, adjust_window))
 """What the packaged experiments offer."""
 
-ALL_TOOLS: dict[str, Tool] = by_name((zoom_in, rotate, flip, pan_compare, adjust_window))
+ALL_TOOLS: dict[str, Tool] = by_name(
+    (
+        *(zoom_in, rotate, flip, pan_compare),
+        *(adjust_window,),
+        *(distance, region_statistics, intensity_profile, count_objects, symmetry_difference),
+        *(segment_region, find_bright_blobs),
+    )
+)
 """Every tool that needs nothing but the image."""
 
 
