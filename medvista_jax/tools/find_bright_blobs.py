@@ -23,6 +23,9 @@ RATIO = math.sqrt(2.0)
 CONTRAST = 0.1
 """A disc that stands out less from its ground, of the range from black to white, is no blob."""
 
+ELONGATION = 3.0
+"""Largest ratio of the two curvatures of a blob's top."""
+
 _PEAK = RATIO ** (-2 / (RATIO**2 - 1)) - RATIO ** (-2 * RATIO**2 / (RATIO**2 - 1))
 """Response to a disc of contrast 1 at its middle and its scale: :func:`_radius` put into exp(-r²/2k²σ²) - exp(-r²/2σ²)."""
 
@@ -41,7 +44,7 @@ _BOXES = [_BOX.format(*range(4 * k, 4 * k + 4)) for k in range(MOST)]
 def find_bright_blobs(sight: Sight, count: Array) -> Reading:
     """Differences of Gaussians of what the policy sees (Lowe 2004), so of any window, effect, turn or pair.
 
-    A blob is a maximum over 3 x 3 pixels and 3 scales; its place and scale are those of the parabolas through it and
+    A blob is a maximum over 3 x 3 pixels and 3 scales, and no ridge; its place and scale are those of the parabolas through it and
     its neighbours. Of two whose centres are closer than the larger radius the stronger stays. Boxes, x1 y1 x2 y2 in
     0…FRAME of the view, are as wide and high as a disc that responds most at this scale. Radii from about 1.7 view
     pixels to a fifth of the view's smaller side are found; what is smaller or paler needs a zoom or a window.
@@ -49,13 +52,11 @@ def find_bright_blobs(sight: Sight, count: Array) -> Reading:
     levels_hw = grey(sight.shown_hwC) / 255.0
     sigma_S = _scales(*levels_hw.shape)
     response_Shw = _differences(levels_hw, sigma_S)
-    peaks_Shw = jnp.where(_is_maximum(response_Shw), response_Shw, 0.0)
-    boxes, found = [], jnp.int32(0)
-    for _ in range(MOST):
-        strength, box_4, peaks_Shw = _take_strongest(peaks_Shw, response_Shw, sigma_S)
-        boxes.append(box_4)
-        found += (strength >= CONTRAST * _PEAK).astype(jnp.int32)
-    return Reading(boxes, text=jnp.minimum(found, count))
+    peaks_Shw = jnp.where(_is_maximum(response_Shw) & _is_compact(response_Shw), response_Shw, 0.0)
+    take = lambda peaks_Shw, _: _take_strongest(peaks_Shw, response_Shw, sigma_S)  # noqa: E731
+    strength_N, box_N4 = jax.lax.scan(take, peaks_Shw, None, length=MOST)[1]
+    found = jnp.sum(strength_N >= CONTRAST * _PEAK, dtype=jnp.int32)
+    return Reading([box_N4], text=jnp.minimum(found, count))
 
 
 def _scales(height: int, width: int) -> list[float]:
@@ -94,8 +95,20 @@ def _is_maximum(response_Shw: Array) -> Array:
     return (response_Shw >= around_Shw) & (response_Shw > 0) & between_S11
 
 
-def _take_strongest(peaks_Shw: Array, response_Shw: Array, sigma_S: list[float]) -> tuple[Array, Array, Array]:
-    """Strength and box of the strongest peak, and the peaks without it and those that it covers."""
+def _is_compact(response_Shw: Array) -> Array:
+    """Which are no ridges, such as the bright side of an edge: of the two principal curvatures neither is more than
+    ``ELONGATION`` times the other (Lowe 2004, section 4.1)."""
+    wide = jnp.pad(response_Shw, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    at = lambda y, x: wide[:, y : wide.shape[1] - 2 + y, x : wide.shape[2] - 2 + x]  # noqa: E731
+    across_Shw = at(1, 0) - 2.0 * at(1, 1) + at(1, 2)
+    down_Shw = at(0, 1) - 2.0 * at(1, 1) + at(2, 1)
+    mixed_Shw = (at(0, 0) + at(2, 2) - at(0, 2) - at(2, 0)) / 4.0
+    trace_Shw, determinant_Shw = across_Shw + down_Shw, across_Shw * down_Shw - mixed_Shw**2
+    return trace_Shw**2 * ELONGATION < determinant_Shw * (ELONGATION + 1.0) ** 2
+
+
+def _take_strongest(peaks_Shw: Array, response_Shw: Array, sigma_S: list[float]) -> tuple[Array, tuple[Array, Array]]:
+    """The peaks without the strongest and those that it covers; its strength and box."""
     scales, height, width = peaks_Shw.shape
     at = jnp.unravel_index(jnp.argmax(peaks_Shw), peaks_Shw.shape)
     strength = peaks_Shw[at]
@@ -108,7 +121,7 @@ def _take_strongest(peaks_Shw: Array, response_Shw: Array, sigma_S: list[float])
         (jnp.arange(height)[:, None] - at[1]).astype(jnp.float32), (jnp.arange(width)[None] - at[2]).astype(jnp.float32)
     )
     covered_Shw = apart_hw[None] < reach_S[:, None, None]
-    return strength, jnp.clip(box_4, 0.0, 1.0) * FRAME, jnp.where(covered_Shw, 0.0, peaks_Shw)
+    return jnp.where(covered_Shw, 0.0, peaks_Shw), (strength, jnp.clip(box_4, 0.0, 1.0) * FRAME)
 
 
 def _offset(response_Shw: Array, at: tuple[Array, ...], axis: int) -> Array:
