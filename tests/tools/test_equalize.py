@@ -104,7 +104,7 @@ def test_of_colours_the_luminance_is_equalised_and_the_hue_stays():
     image = looks.smooth(56, 64, 3, seed=6).round().astype(np.uint8)
     play = looks.Episode(looks.environment(*TOOLS), looks.bank([image]))
     before = play.pixels(0).astype(int)
-    grey = np.round((before @ np.array([299, 587, 114])) / 1000)
+    grey = (before @ [299, 587, 114] + 500) // 1000
     wanted = by_opencv(grey, 8)
     shown = play.pixels(play.call("equalize", clip_limit=8)).astype(float)
     gain = np.minimum(wanted / np.maximum(grey, 1), 255 / np.maximum(before.max(-1), 1))
