@@ -146,8 +146,12 @@ class Run:
 @partial(jax.jit, static_argnames=("model",))
 def encode(model: MedVistaSmol, params: Params, pixels_NYXC: jax.Array, window_N2: jax.Array) -> jax.Array:
     """Features of the frozen tower, half precision, of whole images as the gym would show them."""
-    whole_N4 = jnp.tile(jnp.array([[0.0, 0.0, 1.0, 1.0]]), (len(pixels_NYXC), 1))
-    views = apply_window(crop_resize(pixels_NYXC, whole_N4, *model.image_size), window_N2)
+    count, rows, columns = pixels_NYXC.shape[:3]
+    whole_N4 = jnp.tile(jnp.array([[0.0, 0.0, columns, rows]]), (count, 1))
+    size_N12 = jnp.tile(jnp.array([[[rows, columns]]], jnp.int32), (count, 1, 1))
+    first_N = jnp.zeros((count,), jnp.int32)
+    shown_NhwC = crop_resize(pixels_NYXC[:, None], first_N, whole_N4, size_N12, *model.image_size)
+    views = apply_window(shown_NhwC, window_N2)
     return model.encode_patches(params, model.normalised(views)).astype(jnp.float16)
 
 

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from medvista_jax.core.types import Array, Blend, Fault, ImageBank, Kind, ParsedTurn, Question, View, Views
+from medvista_jax.core.types import Array, Fault, ImageBank, Kind, ParsedTurn, Question, View, Views
 from medvista_jax.environment.tool_call import merge_words, missing_image, run_tools
 from medvista_jax.text.chat import HostWords, ObservationTemplates, render
 from medvista_jax.text.grammar import Grammar
 from medvista_jax.text.parse import Stops, parse_turn
-from medvista_jax.tools.base import EFFECT_VALUES, Tool
-from medvista_jax.tools.geometry import whole
+from medvista_jax.tools.base import Outcome, Tool
+from medvista_jax.tools.geometry import whole_views
 from medvista_jax.tools.host.call import HostTool
 from medvista_jax.tools.render import render as render_recipes
 
@@ -134,21 +134,9 @@ def reset(environment: Environment, question: Question, group: int) -> EnvState:
 
 
 def _whole_views(environment: Environment, bank: ImageBank) -> View:
-    """Recipes of the originals at their default windows, leaves ``[P, I, …]``; spare slots repeat the last."""
-    prompts, originals = bank.window_PO2.shape[:2]
-    slots, depth = environment.image_slots(originals), max(1, environment.turns - 1)
-    source_I = jnp.minimum(jnp.arange(slots, dtype=jnp.int32), originals - 1)
-    panels = lambda x_PI: jnp.stack([x_PI, x_PI], axis=2)  # noqa: E731
-    lead = (prompts, slots)
-    return View(
-        source=panels(jnp.tile(source_I[None], (prompts, 1))),
-        affine=panels(whole(bank.size_PO2[:, source_I])),
-        window=panels(bank.window_PO2[:, source_I]),
-        blend=jnp.full(lead, int(Blend.ONE), jnp.int32),
-        seam=jnp.zeros((*lead, 3)),
-        effect=jnp.zeros((*lead, depth), jnp.int32),
-        values=jnp.zeros((*lead, depth, EFFECT_VALUES)),
-    )
+    """Recipes of the originals, leaves ``[P, I, …]``, with room for an effect of every call."""
+    slots = environment.image_slots(bank.window_PO2.shape[1])
+    return whole_views(bank, slots, max(1, environment.turns - 1))
 
 
 def read(environment: Environment, tokens_BT: Array, length_B: Array) -> ParsedTurn:
@@ -185,15 +173,30 @@ def asks_host(environment: Environment, state: EnvState, parsed: ParsedTurn) -> 
 def act(
     environment: Environment, state: EnvState, parsed: ParsedTurn, words: HostWords | None = None
 ) -> tuple[EnvState, Observation]:
-    """Carry out a turn that has been read.
+    """Carry out a turn that has been read: :func:`run_tools`, then :func:`settle`.
 
     Args:
       words: what host tools said to the rows of :func:`asks_host`; without it their calls fail.
     """
+    return settle(environment, state, parsed, *run_tools(environment, state, parsed), words)
+
+
+def settle(
+    environment: Environment,
+    state: EnvState,
+    parsed: ParsedTurn,
+    outcome: Outcome,
+    fault_B: Array,
+    words: HostWords | None = None,
+) -> tuple[EnvState, Observation]:
+    """The state after a turn and what the environment says, from what the tools have done.
+
+    Args:
+      outcome, fault_B: of :func:`medvista_jax.environment.tool_call.run_tools`.
+    """
     active_B = ~state.done_B
     answered_B = active_B & (parsed.kind_B == Kind.ANSWER)
     call_B = active_B & (parsed.kind_B == Kind.CALL)
-    outcome, fault_B = run_tools(environment, state, parsed, call_B)
     fault_B = merge_words(environment, parsed, fault_B, words)
     done_well_B = call_B & (fault_B == Fault.NONE)
     tool_B = jnp.maximum(parsed.tool_B, 0)

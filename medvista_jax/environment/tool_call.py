@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from medvista_jax.core.types import Array, Fault, ParsedTurn, View, Views
+from medvista_jax.core.tool_text import NUMBERS
+from medvista_jax.core.types import Array, Fault, Kind, ParsedTurn, View, Views
 from medvista_jax.text.chat import HostWords
-from medvista_jax.tools.base import EFFECT_VALUES, NUMBERS, Outcome, Sight, Tool
+from medvista_jax.tools.base import EFFECT_VALUES, Outcome, Sight, Tool
 from medvista_jax.tools.define import IMAGE_INDEX
 from medvista_jax.tools.host.call import HostTool
 from medvista_jax.tools.render import per_row, render
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
     from medvista_jax.environment.gym import Environment, EnvState
 
 
-def run_tools(environment: Environment, state: EnvState, parsed: ParsedTurn, call_B: Array) -> tuple[Outcome, Array]:
+def run_tools(environment: Environment, state: EnvState, parsed: ParsedTurn) -> tuple[Outcome, Array]:
     """What every row's call leads to, and its fault; rows without a call keep the fault of their text.
 
     Kernels that only move a recipe run over all rows and the row's own tool is selected. Those that read or see pixels
     run when a row of the batch has called them.
     """
+    call_B = ~state.done_B & (parsed.kind_B == Kind.CALL)
     outcome = _nothing(state)
     for index, tool in enumerate(environment.tools):
         mine_B = call_B & (parsed.fault_B == Fault.NONE) & (parsed.tool_B == index)

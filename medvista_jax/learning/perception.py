@@ -187,7 +187,11 @@ def perception_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """Render the views, label them, update encoder and head."""
     side = model.config.image
-    shown_BhwC = crop_resize(batch.pixels_PYXC, batch.box_B4, side, side)
+    prompts, rows, columns = batch.pixels_PYXC.shape[:3]
+    size_P12 = jnp.tile(jnp.array([rows, columns], jnp.int32)[None, None], (prompts, 1, 1))
+    box_B4 = batch.box_B4 * jnp.array([columns, rows, columns, rows], jnp.float32)[None]
+    source_B = jnp.zeros((len(box_B4),), jnp.int32)
+    shown_BhwC = crop_resize(batch.pixels_PYXC[:, None], source_B, box_B4, size_P12, side, side)
     pixels_BhwC = apply_window(shown_BhwC, batch.window_B2)
     patches = side // model.config.patch
     labels = Labels(

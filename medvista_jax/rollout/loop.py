@@ -3,7 +3,8 @@
     encode originals → prefill once a prompt → repeat the cache for the group
       → [ decode until a stop → parse → tool → observation → its chunk through the model ] × turns
 
-All rows write at one index; a validity mask and per-row rotary positions make ragged turns exact.
+All rows write at one index; a validity mask and per-row rotary positions make ragged turns exact. The steps of a turn
+are functions of their own, for :mod:`medvista_jax.rollout.host_loop` pauses between them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from medvista_jax.rollout.record import (
     write_turn,
 )
 from medvista_jax.rollout.sampling import Sampling, choose, log_softmax_at, row_keys
+from medvista_jax.tools.base import Tool
 
 
 @struct.dataclass
@@ -43,7 +45,9 @@ class Script:
     length_BR: Array
 
 
-class _Carry(NamedTuple):
+class Carry(NamedTuple):
+    """A batch of episodes between two steps."""
+
     turn: Array
     at: Array  # next free slot, the same for all rows
     record: Record
@@ -79,27 +83,39 @@ def rollout(
       Trajectory with ``S = prompt + R·T + (R - 1)·W`` slots.
     """
     keys_B = row_keys(key, question.tokens_PS.shape[0], group)
-    carry = _prefill(model, params, environment, question, group)
+    carry = prefill(model, params, environment, question, group)
 
-    def unfinished(carry: _Carry) -> Array:
-        return (carry.turn < environment.turns) & jnp.any(~carry.state.done_B)
-
-    def play_turn(carry: _Carry) -> _Carry:
+    def play_turn(carry: Carry) -> Carry:
+        carry, tokens_BT, length_B = decode(model, params, environment, carry, keys_B, sampling, script)
+        parsed = gym.read(environment, tokens_BT, length_B)
         active_B = ~carry.state.done_B
-        carry, tokens_BT, length_B = _decode(model, params, environment, carry, keys_B, sampling, script)
-        state, observation = gym.step(environment, carry.state, tokens_BT, length_B)
-        turns = write_turn(carry.turns, carry.turn, observation.parsed, length_B, active_B)
-        carry = carry._replace(state=state, turns=turns, turn=carry.turn + 1)
-        observe = lambda carry: _observe(model, params, environment, carry, observation)  # noqa: E731
-        return jax.lax.cond(unfinished(carry), observe, lambda carry: carry, carry)
+        state, observation = gym.act(environment, carry.state, parsed)
+        carry = note_turn(carry, state, observation, length_B, active_B)
 
-    carry = jax.lax.while_loop(unfinished, play_turn, carry)
+        def go_on(carry: Carry) -> Carry:
+            carry = see(model, params, environment, carry, observation.slot_B)
+            return hear(model, params, environment, carry, observation)
+
+        return jax.lax.cond(unfinished(environment, carry), go_on, lambda carry: carry, carry)
+
+    carry = jax.lax.while_loop(lambda carry: unfinished(environment, carry), play_turn, carry)
     return finish(carry.record, carry.turns, carry.state, carry.features)
 
 
-def _prefill(
+def unfinished(environment: Environment, carry: Carry) -> Array:
+    """bool scalar: some row has a turn to play."""
+    return (carry.turn < environment.turns) & jnp.any(~carry.state.done_B)
+
+
+def note_turn(carry: Carry, state: EnvState, observation: gym.Observation, length_B: Array, active_B: Array) -> Carry:
+    """The state after a turn, and what the rows that took it did."""
+    turns = write_turn(carry.turns, carry.turn, observation.parsed, length_B, active_B)
+    return carry._replace(state=state, turns=turns, turn=carry.turn + 1)
+
+
+def prefill(
     model: VisionLanguageModel, params: Params, environment: Environment, question: Question, group: int
-) -> _Carry:
+) -> Carry:
     """Encode and prefill each question once, then repeat everything for its group."""
     prompts, prompt_slots = question.tokens_PS.shape
     batch = prompts * group
@@ -146,7 +162,7 @@ def _prefill(
     )
     spare = environment.image_slots(originals) - originals
     features = jax.tree.map(lambda x: jnp.pad(each(x), ((0, 0), (0, spare)) + ((0, 0),) * (x.ndim - 2)), features)
-    return _Carry(
+    return Carry(
         turn=jnp.zeros((), jnp.int32),
         at=jnp.full((), prompt_slots, jnp.int32),
         record=record,
@@ -171,15 +187,15 @@ class _DecodeCarry(NamedTuple):
     logits_BV: Array
 
 
-def _decode(
+def decode(
     model: VisionLanguageModel,
     params: Params,
     environment: Environment,
-    carry: _Carry,
+    carry: Carry,
     keys_B: Array,
     sampling: Sampling,
     script: Script | None,
-) -> tuple[_Carry, Array, Array]:
+) -> tuple[Carry, Array, Array]:
     """Sample until every row has closed a call or an answer, or the turn's tokens are used up."""
     batch, capacity = carry.count_B.shape[0], environment.turn_tokens
     no_feature_B1 = jnp.full((batch, 1), -1, jnp.int32)
@@ -266,19 +282,34 @@ def _decode(
     return carry, end.tokens_BT, length_B
 
 
-def _observe(
+def see(model: VisionLanguageModel, params: Params, environment: Environment, carry: Carry, slot_B: Array) -> Carry:
+    """Render and encode the new views; nothing where no row has one.
+
+    Args:
+      slot_B: int32 image slot of each row's new view, -1 for none.
+    """
+    if not any(tool.image for tool in environment.tools if isinstance(tool, Tool)):
+        return carry
+
+    def encode(features: Features) -> Features:
+        with jax.named_scope("tool"):
+            pixels_BhwC = gym.render_views(environment, carry.state.bank, carry.state.views, slot_B)
+        with jax.named_scope("encode"):
+            fresh = model.encode_images(params, pixels_BhwC)
+            return jax.tree.map(lambda old, new: _put_slot(old, new, slot_B), features, fresh)
+
+    features = jax.lax.cond(jnp.any(slot_B >= 0), encode, lambda features: features, carry.features)
+    return carry._replace(features=features)
+
+
+def hear(
     model: VisionLanguageModel,
     params: Params,
     environment: Environment,
-    carry: _Carry,
+    carry: Carry,
     observation: gym.Observation,
-) -> _Carry:
-    """Render and encode the new views, and pass the observation through the model as one chunk."""
-    with jax.named_scope("tool"):
-        pixels_BhwC = gym.render_views(environment, carry.state.bank, carry.state.views, observation.slot_B)
-    with jax.named_scope("encode"):
-        fresh = model.encode_images(params, pixels_BhwC)
-        features = jax.tree.map(lambda old, new: _put_slot(old, new, observation.slot_B), carry.features, fresh)
+) -> Carry:
+    """Pass the observation through the model as one chunk; its views have been seen."""
     with jax.named_scope("observe"):
         first_B = carry.record.next_B
         positions_BWZ, next_B = model.positions(first_B, observation.valid_BW, observation.feature_BW)
@@ -286,7 +317,7 @@ def _observe(
             params,
             observation.tokens_BW,
             observation.feature_BW,
-            features,
+            carry.features,
             positions_BWZ,
             observation.valid_BW,
             carry.cache,
@@ -303,13 +334,7 @@ def _observe(
         next_B,
         sampled=False,
     )
-    return carry._replace(
-        at=carry.at + environment.observation_slots,
-        record=record,
-        features=features,
-        cache=cache,
-        logits_BV=logits_BV,
-    )
+    return carry._replace(at=carry.at + environment.observation_slots, record=record, cache=cache, logits_BV=logits_BV)
 
 
 def _put_slot(old_BI: Array, new_B: Array, slot_B: Array) -> Array:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 import jax
@@ -14,6 +13,7 @@ import numpy as np
 from flax import struct
 
 from medvista_jax.core.tool_spec import ToolSpec
+from medvista_jax.core.tool_text import MOST_DIGITS, NUMBERS, SLOT, Slot, check_text, read_slot
 from medvista_jax.core.types import Array, Fault
 from medvista_jax.text.tokenizer import Tokenizer, encode_plain
 
@@ -72,12 +72,6 @@ _FRAMES: Mapping[str, Frame] = {
     ),
 }
 """``"qwen"`` puts newlines inside ``<tool_response>``, as Qwen's templates do."""
-
-NUMBER_DIGITS = 5
-"""Digits before the point that a number slot holds where it does not say otherwise; one more slot is for the sign."""
-
-MOST_DIGITS = 9
-"""Of a number slot, behind the point too: as many as int32 holds."""
 
 
 class PromptTokens(NamedTuple):
@@ -184,8 +178,7 @@ class Said(NamedTuple):
     """A text that can stand in an observation.
 
     Attributes:
-      text: ``{image}`` is the index of the returned image; ``{2}`` is number 2 with up to five digits, ``{2:7.1}`` with
-        up to seven and one decimal.
+      text: with the slots of :mod:`medvista_jax.core.tool_text`.
       image: whether the returned image stands before it.
     """
 
@@ -270,12 +263,14 @@ def build_observations(
     frame = _FRAMES.get(style) if isinstance(style, str) else style
     if frame is None:
         raise ValueError(f"style {style!r} is not one of 'compact', 'qwen'")
+    for said in texts:
+        check_text(said.text, NUMBERS)
     errors = [Said(ERRORS.get(fault, ""), False) for fault in Fault]
-    hosts = [Said("{host}", False)] if host_tokens else []
+    kinds = [*errors, *texts, *([None] if host_tokens else [])]
     rows = [
-        _observation_row(tokenizer, frame, Said(said.text + final, said.image), image_tokens, host_tokens)
+        _observation_row(tokenizer, frame, said, final, image_tokens, host_tokens)
         for final in ("", FINAL_TEXT)
-        for said in (*errors, *texts, *hosts)
+        for said in kinds
     ]
     width = max(map(len, rows))
     table = np.full((len(rows), width, len(_Slot._fields)), _Slot(tokenizer.pad_id), np.int32)
@@ -288,57 +283,43 @@ def build_observations(
     return ObservationTemplates(tokens, valid, *rest, digits)
 
 
-_NUMBER = re.compile(r"\{(?:(image|host)|(\d+)(?::(\d*)(?:\.(\d+))?)?)\}")
-
-
 def _observation_row(
-    tokenizer: Tokenizer, frame: Frame, said: Said, image_tokens: int, host_tokens: int
+    tokenizer: Tokenizer, frame: Frame, said: Said | None, final: str, image_tokens: int, host_tokens: int
 ) -> list[_Slot]:
-    """The slots of one observation. An image stands before the text."""
+    """The slots of one observation; an image stands before its text. None: the words of a host tool."""
     pad = tokenizer.special[frame.image_symbol]
     row: list[_Slot] = []
     pending = frame.before  # text is encoded in one go: pieces of a vocabulary reach across the parts' borders
 
-    def flush() -> None:
+    def add(slots: Iterable[_Slot]) -> None:
+        nonlocal pending
         row.extend(map(_Slot, tokenizer.encode(pending)))
-
-    if said.image:
-        pending += frame.image_before
-        flush()
-        row.extend(_Slot(pad, feature=k) for k in range(image_tokens))
-        pending = frame.image_after
-    at = 0
-    for found in _NUMBER.finditer(said.text):
-        pending += said.text[at : found.start()]
-        at = found.end()
-        flush()
-        row.extend(_filled_in(tokenizer, pad, found, host_tokens))
+        row.extend(slots)
         pending = ""
-    if set("{}") & set(_NUMBER.sub("", said.text)):
-        raise ValueError(f"{said.text!r}: a brace that belongs to no {{image}}, {{0}} or {{0:7.2}}")
-    pending += said.text[at:] + frame.after
-    flush()
+
+    if said is None:
+        add(_Slot(pad, said=k) for k in range(host_tokens))
+    elif said.image:
+        pending += frame.image_before
+        add(_Slot(pad, feature=k) for k in range(image_tokens))
+        pending = frame.image_after
+    text, at = "" if said is None else said.text, 0
+    for found in SLOT.finditer(text):
+        pending += text[at : found.start()]
+        at = found.end()
+        add(_number_slots(tokenizer, pad, read_slot(found)))
+    pending += text[at:] + final + frame.after
+    add(())
     return row
 
 
-def _filled_in(tokenizer: Tokenizer, pad: int, found: re.Match[str], host_tokens: int) -> list[_Slot]:
-    """Slots of a number: sign, digits, point, decimals; or of a host tool's words."""
-    name, index, whole, decimals = found.groups()
-    if name == "host":
-        return [_Slot(pad, said=k) for k in range(host_tokens)]
-    if name == "image":
-        return [_Slot(pad, number=0, place=place, most=99) for place in (1, 0)]
-    number, before, behind = int(index) + 1, int(whole or NUMBER_DIGITS), int(decimals or 0)
-    if not 1 <= before + behind <= MOST_DIGITS:
-        raise ValueError(f"{found[0]}: a number has between 1 and {MOST_DIGITS} digits")
-    most = 10 ** (before + behind) - 1
-    digit = lambda place: _Slot(pad, number=number, place=place, decimals=behind, most=most)  # noqa: E731
-    slots = [digit(-1)._replace(token=_single(tokenizer, "-"))]
-    slots += [digit(place) for place in reversed(range(behind, before + behind))]
-    if behind:
-        slots += map(_Slot, tokenizer.encode("."))
-        slots += [digit(place) for place in reversed(range(behind))]
-    return slots
+def _number_slots(tokenizer: Tokenizer, pad: int, slot: Slot) -> list[_Slot]:
+    """Sign, digits, point and decimals of a number; the image's index has no sign."""
+    digit = _Slot(pad, number=slot.number + 1, decimals=slot.behind, most=slot.most)
+    places = [digit._replace(place=place) for place in reversed(range(slot.before + slot.behind))]
+    sign = [digit._replace(token=_single(tokenizer, "-"), place=-1)] if slot.number >= 0 else []
+    point = [_Slot(token) for token in tokenizer.encode(".")] if slot.behind else []
+    return [*sign, *places[: slot.before], *point, *places[slot.before :]]
 
 
 @struct.dataclass

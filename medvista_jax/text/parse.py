@@ -170,12 +170,13 @@ def run_transducer(grammar: Grammar, bytes_BN: Array, start_B: Array, end_B: Arr
         counted_BU = note_BU + jnp.where(mine_BU & is_key_B[:, None], _COUNT, 0)
         typed_BU = mine_BU & (type_B > 0)[:, None]
         note_BU = jnp.where(typed_BU, counted_BU // _COUNT * _COUNT + type_B[:, None], counted_BU)
-        # A digit writes one element of its key; a word writes all of a string's.
-        element_BN = slot_1N - key_B[:, None] * 4
-        digits_BN = is_digit_B[:, None] & (element_BN == operand_B[:, None] // ELEMENT)
-        value_BN = jnp.where(digits_BN, number_B[:, None], value_BN)
-        for element, value_B in ((INDEX, operand_B), (LENGTH, at - quote_B - 1), (CHECKSUM, checksum_B)):
-            value_BN = jnp.where(is_word_B[:, None] & (element_BN == element), value_B[:, None], value_BN)
+        # A digit writes one element of its key; a word writes its index, length and checksum.
+        word_B = jnp.where(is_word_B, key_B * 4, -4)
+        index_B = jnp.where(is_digit_B, key_B * 4 + operand_B // ELEMENT, word_B + INDEX)
+        index_or_number_B = jnp.where(is_digit_B, number_B, operand_B)
+        value_BN = jnp.where(slot_1N == index_B[:, None], index_or_number_B[:, None], value_BN)
+        value_BN = jnp.where(slot_1N == (word_B + LENGTH)[:, None], (at - quote_B - 1)[:, None], value_BN)
+        value_BN = jnp.where(slot_1N == (word_B + CHECKSUM)[:, None], checksum_B[:, None], value_BN)
         # Bytes behind a word are summed up too, until a quote begins another one.
         quotes_B = op_B == Op.QUOTE
         quote_B = jnp.where(quotes_B, at, quote_B)

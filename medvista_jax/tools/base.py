@@ -10,13 +10,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from medvista_jax.core.tool_spec import ToolSpec
+from medvista_jax.core.tool_text import NUMBERS, check_text
 from medvista_jax.core.types import Array, Fault, View, Views
 
 IMAGE_TEXT = "image {image}"
 """What a tool says that only returns an image: its index."""
-
-NUMBERS = 16
-"""Numbers that a reading can hold, N."""
 
 EFFECT_VALUES = 8
 """Numbers that an effect can be called with, N."""
@@ -80,13 +78,12 @@ Effect = Callable[[Array, Array, View, Originals], Array]
 
 @dataclasses.dataclass(frozen=True)
 class Tool:
-    """A spec beside its kernel; hashable, so static under jit. Made by the decorators of :mod:`~medvista_jax.tools.define`.
+    """A spec beside its kernel; hashable, so static under jit. The decorators of ``tools.define`` make it.
 
     Attributes:
       kernel: what a call does.
       effect: what is done to the displayed levels of a view that this tool returned, each time it is rendered.
-      texts: what it can say, the kernel chooses; ``{image}`` is the new image's index, ``{0}`` number 0 with up to
-        five digits, ``{1:7.2}`` number 1 with up to seven digits and two decimals.
+      texts: what it can say, with the slots of :mod:`medvista_jax.core.tool_text`; the kernel chooses one.
       image: whether a call returns an image.
       reads: whether the kernel reads original pixels. Such kernels run only when a row of the batch asks.
       sees: whether the kernel wants ``Sight.shown_hwC``.
@@ -99,6 +96,12 @@ class Tool:
     image: bool = True
     reads: bool = False
     sees: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise ValueError(f"tool {self.spec.name!r} has nothing to say: give it a text")
+        for text in self.texts:
+            check_text(text, NUMBERS)
 
     @property
     def name(self) -> str:

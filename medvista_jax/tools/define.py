@@ -1,8 +1,8 @@
 """Decorators that make a tool of one function. The function's name is the tool's; its parameters are the arguments.
 
 What a parameter receives: an int32 scalar for an integer, an enum (index of the choice) or a boolean (0 or 1), int32
-``[4]`` for a box and ``[2]`` for a point. An argument ``image_index`` is added to every tool. A kernel is for one row and
-must be traceable by JAX: shapes are static, values are not.
+``[4]`` for a box and ``[2]`` for a point. An argument ``image_index`` is added to every tool. A kernel is for one row
+and must be traceable by JAX: shapes are static, values are not.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from medvista_jax.core.tool_spec import Argument, ToolSpec
+from medvista_jax.core.tool_text import NUMBERS
 from medvista_jax.core.types import Array, Fault, View
-from medvista_jax.tools.base import NUMBERS, Effect, Originals, Outcome, Sight, Tool, view_at
+from medvista_jax.tools.base import Effect, Originals, Outcome, Sight, Tool, view_at
 
 IMAGE_INDEX = Argument("image_index", "image to look at, 0 is the first", "integer", 0, 99, default=0)
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from medvista_jax.core.dimensions import FRAME
-from medvista_jax.core.types import Array, Blend, View
-from medvista_jax.tools.base import Originals
+from medvista_jax.core.types import Array, Blend, ImageBank, View
+from medvista_jax.tools.base import EFFECT_VALUES, Originals
 
 
 def whole(size_2: Array) -> Array:
@@ -22,6 +22,27 @@ def whole(size_2: Array) -> Array:
     right = jnp.stack([size_2[..., 1], zero, zero], axis=-1)
     down = jnp.stack([zero, size_2[..., 0], zero], axis=-1)
     return jnp.stack([right, down], axis=-2)
+
+
+def whole_views(bank: ImageBank, slots: int, depth: int) -> View:
+    """Recipes of the originals at their default windows, leaves ``[P, slots, …]``; spare slots repeat the last.
+
+    Args:
+      depth: effects that can be stacked on a view, E.
+    """
+    prompts, originals = bank.window_PO2.shape[:2]
+    source_I = jnp.minimum(jnp.arange(slots, dtype=jnp.int32), originals - 1)
+    panels = lambda x_PI: jnp.stack([x_PI, x_PI], axis=2)  # noqa: E731
+    lead = (prompts, slots)
+    return View(
+        source=panels(jnp.tile(source_I[None], (prompts, 1))),
+        affine=panels(whole(bank.size_PO2[:, source_I])),
+        window=panels(bank.window_PO2[:, source_I]),
+        blend=jnp.full(lead, int(Blend.ONE), jnp.int32),
+        seam=jnp.zeros((*lead, 3)),
+        effect=jnp.zeros((*lead, depth), jnp.int32),
+        values=jnp.zeros((*lead, depth, EFFECT_VALUES)),
+    )
 
 
 def compose(outer_23: Array, inner_23: Array) -> Array:
@@ -104,6 +125,16 @@ def inside(view: View, panel: Array, box_4: Array, originals: Originals) -> Arra
     within_YX &= (y_Y1 < size_2[0]) & (x_1X < size_2[1])
     beyond_YX = view.seam[0] * u_YX + view.seam[1] * v_YX >= view.seam[2]
     return within_YX & ((view.blend != Blend.SEAM) | (beyond_YX == (panel == 1)))
+
+
+def edges(view: View) -> Array:
+    """Height and width, in pixels of the original, of what a view shows: float32 ``[…, 2]``.
+
+    Lengths of the view's two edges; of a pair the halves count, as large as they lie in their originals.
+    """
+    m = view.affine[..., 0, :, :2]
+    length_2 = jnp.hypot(m[..., 0, :], m[..., 1, :])[..., ::-1]
+    return jnp.maximum(jnp.abs(length_2), 1e-6)
 
 
 def outline(affine_23: np.ndarray, size_2: np.ndarray) -> np.ndarray:

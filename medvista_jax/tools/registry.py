@@ -12,6 +12,7 @@ from medvista_jax.tools.base import Tool
 from medvista_jax.tools.edge_map import edge_map
 from medvista_jax.tools.equalize import equalize
 from medvista_jax.tools.flip import flip
+from medvista_jax.tools.host.call import HostTool
 from medvista_jax.tools.invert import invert
 from medvista_jax.tools.overlay_grid import overlay_grid
 from medvista_jax.tools.pan_compare import pan_compare
@@ -20,7 +21,7 @@ from medvista_jax.tools.stain_separation import stain_separation
 from medvista_jax.tools.zoom_in import zoom_in
 
 
-def by_name(tools: Iterable[Tool]) -> dict[str, Tool]:
+def by_name(tools: Iterable[Tool | HostTool]) -> dict[str, Tool | HostTool]:
     """Tools by their names."""
     return {tool.name: tool for tool in tools}
 
@@ -37,8 +38,8 @@ ALL_TOOLS: dict[str, Tool] = by_name(
 """Every tool that needs nothing but the image."""
 
 
-def load_tools(path: str | Path) -> dict[str, Tool]:
-    """The tools that a Python file defines, by name, in the order of their definition. The file is run.
+def load_tools(path: str | Path) -> dict[str, Tool | HostTool]:
+    """The tools that a Python file defines, of the device or of the host, by name, in their order. The file is run.
 
     Raises:
       FileNotFoundError, ValueError: naming the file; where it fails, the line.
@@ -47,9 +48,11 @@ def load_tools(path: str | Path) -> dict[str, Tool]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; a Python file that defines tools is wanted")
     module = _run(path)
-    found = by_name(value for value in vars(module).values() if isinstance(value, Tool))
+    found = by_name(value for value in vars(module).values() if isinstance(value, Tool | HostTool))
     if not found:
-        raise ValueError(f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define")
+        raise ValueError(
+            f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define, or with host_tool"
+        )
     return found
 
 

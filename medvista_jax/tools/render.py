@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from PIL import Image
 
 from medvista_jax.core.types import Array, Blend, ImageBank, View
 from medvista_jax.tools.base import Originals
@@ -67,6 +69,14 @@ def render(tools: Sequence[Any], bank: ImageBank, view: View, size: tuple[int, i
 
     levels_BhwC = jax.lax.cond(jnp.any(view.blend != Blend.ONE), blend, lambda levels: levels, levels_BhwC)
     return _with_effects(tools, bank, view, levels_BhwC).astype(jnp.uint8)
+
+
+def shaped(pixels_hwC: np.ndarray, size_2: np.ndarray) -> np.ndarray:
+    """A square rendering in the shape of its region, the longer side kept: ``[Y, X]`` or ``[Y, X, 3]``."""
+    side = pixels_hwC.shape[0]
+    height, width = (max(1, math.floor(edge * side / max(size_2) + 0.5)) for edge in size_2)
+    image = Image.fromarray(pixels_hwC[..., 0] if pixels_hwC.shape[-1] == 1 else pixels_hwC)
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _with_effects(tools: Sequence[Any], bank: ImageBank, view: View, levels_BhwC: Array) -> Array:

@@ -47,7 +47,7 @@ def test_every_turn_is_well_formed_and_within_bounds(kind, turns):
                 assert 0 <= x1 < x2 <= 1000 and 0 <= y1 < y2 <= 1000 and index == 0
                 assert x2 - x1 == y2 - y1 == 250  # 64 of 256 pixels
             else:
-                assert call.arguments == (1000, 1100, 0)
+                assert call.arguments == (1000, 1100, 0, 0)
 
 
 @pytest.mark.parametrize(("kind", "looks"), [("zoom", 1), ("several", 2), ("window", 1)])

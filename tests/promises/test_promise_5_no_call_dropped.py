@@ -35,7 +35,8 @@ def test_the_fault_is_noted_read_and_survived(trajectory, row):
     assert int(trajectory.turns.fault_BR[row, 0]) == fault
     seen = tiny.texts_of(trajectory, row)
     assert f"{text}<|im_end|>\n<|im_start|>user\n<tool_response>{ERRORS[fault]}" in seen
-    assert int(trajectory.turns_B[row]) == 3  # it went on for as long as it was allowed
+    allowed = 2 if fault == Fault.NO_CALLS_LEFT else 3  # a spent budget leaves one turn to answer in
+    assert int(trajectory.turns_B[row]) == allowed
     assert int((trajectory.turn_BS[row] == 1).sum()) > 0
     assert bool(trajectory.truncated_B[row]) == (int(trajectory.answer_length_B[row]) == 0)
     assert int(trajectory.views.count_B[row]) == 1

@@ -39,12 +39,13 @@ def random_word(rng: random.Random) -> str:
     return "".join(rng.choice(string.ascii_lowercase + "_ é日") for _ in range(rng.randint(0, 6)))
 
 
-_CHARACTERS = (*"abcXYZ019 .,:{}[]<>/", '"', "\\", "\n", "\t", "\x01", "é", "日", "\U0001f600", "\ufffd")
+_CHARACTERS = (*"abcXYZ019 .,:{}[]<>/", '"', "\\", *"\b\f\n\r\t", "\x01", "é", "日", "ꯍ", "\U0001f600", "\ufffd")
 
 
 def random_text(rng: random.Random, longest: int) -> str:
-    """Text of which some characters need an escape."""
-    return "".join(rng.choices(_CHARACTERS, k=rng.randint(0, longest)))
+    """Text of which some characters need an escape; now and then there is a tag in it."""
+    text = "".join(rng.choices(_CHARACTERS, k=rng.randint(0, longest)))
+    return text + rng.choice(["</tool_call>", "<tool_call>", "<answer>no</answer>"]) if rng.random() < 0.03 else text
 
 
 def fitting_value(rng: random.Random, argument: Argument) -> object:
@@ -96,7 +97,9 @@ def random_call(rng: random.Random, specs: Sequence[ToolSpec]) -> bytes:
 
     def dump(value: object) -> str:
         ascii_only = rng.random() < 0.1
-        return json.dumps(value, ensure_ascii=ascii_only, separators=rng.choice([(", ", ": "), (",", ":")]))
+        text = json.dumps(value, ensure_ascii=ascii_only, separators=rng.choice([(", ", ": "), (",", ":")]))
+        # Escapes that json.dumps never writes.
+        return text.replace("/", "\\/").replace("Z", "\\u005A") if rng.random() < 0.2 else text
 
     name = spec.name if rng.random() < 0.93 else rng.choice([random_word(rng), spec.name[:-1], spec.name + "x"])
     top = [

@@ -115,7 +115,6 @@ FIRST = len(Fault)
         ),
         ("{0:9}", [999_999_936, 1e12, -1e12], ["999999936", "999999999", "-999999999"]),
         ("{0:.3}", [0.5, -1.25], ["0.500", "-1.250"]),
-        ("{0:0.2}", [0.5, 3], ["0.50", "0.99"]),
     ],
 )
 def test_numbers_are_written_digit_by_digit(slot, numbers, written) -> None:
@@ -166,9 +165,9 @@ def test_braces_that_are_no_slot_are_refused(text) -> None:
         build_observations(TINY, 2, texts=(Said(text, False),))
 
 
-@pytest.mark.parametrize("text", ["{0:10}", "{0:5.5}", "{0:0}"])
+@pytest.mark.parametrize("text", ["{0:10}", "{0:5.5}", "{0:0}", "{0:0.2}"])
 def test_numbers_have_one_to_nine_digits(text) -> None:
-    with pytest.raises(ValueError, match="between 1 and 9 digits"):
+    with pytest.raises(ValueError, match="at most 9 digits"):
         build_observations(TINY, 2, texts=(Said(text, False),))
 
 

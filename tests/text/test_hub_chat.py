@@ -220,8 +220,8 @@ def test_any_vocabulary_fits_the_protocol(chats, name):
 
 
 CALL = '<tool_call>\n{"name": "zoom_in", "arguments": {"bbox_2d": [0, 0, 500, 500]}}\n</tool_call>'
-IMAGE, MEAN = len(Fault), len(Fault) + 1
-KINDS = [IMAGE, Fault.MALFORMED, Fault.NO_CALLS_LEFT, MEAN]
+SHOWN, MEAN = len(Fault), len(Fault) + 1
+KINDS = [SHOWN, Fault.MALFORMED, Fault.NO_CALLS_LEFT, MEAN]
 SAID = (Said("image {image}", True), Said("mean {0}!", False))  # ends with a mark that vocabularies join to a newline
 
 
@@ -231,7 +231,7 @@ def observed(chat: HubChat, frame: Frame, kind: int, final: bool) -> list[int]:
     shown = jax.jit(render)(templates, np.array([kind]), seven, seven[:, None].astype(np.float32), np.array([final]))
     tokens, valid, feature = (np.asarray(part)[0] for part in shown)
     symbol = chat.tokenizer.special[chat.image.symbol]
-    assert tokens[feature >= 0].tolist() == ([symbol] * 2 if kind == IMAGE else [])
+    assert tokens[feature >= 0].tolist() == ([symbol] * 2 if kind == SHOWN else [])
     return tokens[valid].tolist()
 
 
@@ -247,12 +247,12 @@ def test_observations_are_the_templates_words_for_a_tool_message(tmp_path, name,
     text = ["", *(ERRORS[fault] for fault in list(Fault)[1:]), "image 7", "mean 7!"][kind] + FINAL_TEXT * final
     image = chat.frame.image_before.removesuffix(chat.image.opening) + chat.image.symbol
     image += chat.frame.image_after.removeprefix(chat.image.closing)
-    parts = [{"type": "image"}, {"type": "text", "text": text}] if kind == IMAGE else text
+    parts = [{"type": "image"}, {"type": "text", "text": text}] if kind == SHOWN else text
     if name == "two templates":  # this one takes strings
-        parts = image + text if kind == IMAGE else text
+        parts = image + text if kind == SHOWN else text
     asked = [SYSTEM, {"role": "user", "content": "Why?"}, {"role": "assistant", "content": CALL}]
     whole = hub_text(folder, [*asked, {"role": "tool", "content": parts}], TWO, chat.tool_templates[-1])
-    ids = expanded(folder, whole, chat.image, [2] if kind == IMAGE else [])
+    ids = expanded(folder, whole, chat.image, [2] if kind == SHOWN else [])
     turn = whole.partition(CALL)[0] + CALL
     assert ids == expanded(folder, turn, chat.image, []) + observed(chat, chat.frame, kind, final)
 
@@ -270,7 +270,7 @@ def test_observations_of_a_template_without_words_for_tools(tmp_path, family, te
     asked = [SYSTEM, {"role": "user", "content": "Why?"}, {"role": "assistant", "content": CALL}]
     ids = expanded(folder, hub_text(folder, [*asked, {"role": "user", "content": result}]), chat.image, [2])
     turn = chat.prompt("Why?", []).tokens + chat.tokenizer.encode(CALL)
-    assert ids == turn + observed(chat, chat.frame, IMAGE, False)
+    assert ids == turn + observed(chat, chat.frame, SHOWN, False)
 
 
 def test_the_words_around_an_image_are_encoded_with_their_neighbours(chats):
@@ -278,7 +278,7 @@ def test_the_words_around_an_image_are_encoded_with_their_neighbours(chats):
     frame = Frame("\n\n<tool>", "after", "\nView:<|vision_start|>", "<|vision_end|>\n\n")
     assert chat.tokenizer.encode("<tool>\n") != chat.tokenizer.encode("<tool>") + chat.tokenizer.encode("\n")
     text = "\n\n<tool>\nView:<|vision_start|><|image_pad|><|image_pad|><|vision_end|>\n\nimage 7after"
-    assert observed(chat, frame, IMAGE, False) == chat.tokenizer.encode(text)
+    assert observed(chat, frame, SHOWN, False) == chat.tokenizer.encode(text)
 
 
 def test_frames_in_full(chats):
@@ -308,7 +308,8 @@ def test_an_environment_can_be_built(chats, name):
     environment = build_environment(
         chat.tokenizer, tuple(DEFAULT_TOOLS.values()), tokens_per_image=4, view_size=(56, 56), style=chat.frame
     )
-    tokens, valid, feature = render(environment.templates, np.array([0]), np.array([[3]]), np.array([True]))
+    kind, three = np.asarray(environment.kind_J[:1]), np.array([3])
+    tokens, valid, feature = render(environment.templates, kind, three, np.zeros((1, 1)), np.array([True]))
     text = chat.tokenizer.decode(np.asarray(tokens)[np.asarray(valid)])
     image = chat.frame.image_before + chat.frame.image_symbol * 4 + chat.frame.image_after
     assert text == f"{chat.frame.before}{image}image 3, answer now{chat.frame.after}"

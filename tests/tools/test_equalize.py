@@ -125,7 +125,9 @@ def test_black_pixels_of_a_colour_image_become_grey():
     assert (shown[..., 0] == by_opencv(np.zeros(looks.SIZE), 4)).all()
 
 
-@pytest.mark.parametrize(("limit", "fault"), [(0, Fault.OUT_OF_RANGE), (41, Fault.OUT_OF_RANGE), ("4", Fault.WRONG_TYPE)])
+@pytest.mark.parametrize(
+    ("limit", "fault"), [(0, Fault.OUT_OF_RANGE), (41, Fault.OUT_OF_RANGE), ("4", Fault.WRONG_TYPE)]
+)
 def test_bad_arguments_are_faults(limit, fault):
     play = looks.Episode(looks.environment(*TOOLS), looks.bank([looks.noise(56, 64)]))
     assert play.attempt("equalize", clip_limit=limit)[0] == fault

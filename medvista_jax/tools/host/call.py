@@ -51,7 +51,7 @@ class HostCall:
       tool: name.
       image: uint8 [Y, X, 3], the image that the call names as displayed (window and effects applied), at the full
         resolution of its region; read-only, for rows may share it. None for tools that look at no image.
-      arguments: Python values by argument name, defaults filled in: int, bool, str (also for an enum), list of int.
+      arguments: as :func:`medvista_jax.core.tool_spec.python_values` gives them, defaults filled in.
     """
 
     tool: str
@@ -93,7 +93,6 @@ class HostTool:
     Attributes:
       spec: as of any other tool.
       run: answers a list of calls. It runs in a thread, several at a time unless ``batched``.
-      family: ``"view"``, ``"intensity"``, ``"measure"`` or ``"recognise"``.
       timeout_s: seconds of one attempt. A thread cannot be killed: what has not answered by then is left behind
         and its call is not tried again.
       retries: attempts after the first; for :class:`TryAgain`, ``ConnectionError`` and ``TimeoutError`` only.
@@ -104,7 +103,6 @@ class HostTool:
 
     spec: ToolSpec
     run: Run
-    family: str = "recognise"
     timeout_s: float = 30.0
     retries: int = 0
     backoff_s: float = 0.5
@@ -120,3 +118,7 @@ class HostTool:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def family(self) -> str:
+        return self.spec.family

@@ -9,10 +9,8 @@ from PIL import Image
 
 from medvista_jax.core.tool_spec import Argument, ToolSpec
 from medvista_jax.core.types import Fault
+from medvista_jax.tools.define import IMAGE_INDEX
 from medvista_jax.tools.host.call import TEXT_BYTES, HostCall, HostTool, ToolFailed
-
-IMAGE_INDEX = Argument("image_index", "image to look at, 0 is the first", "integer", 0, 99, default=0)
-"""The argument by which a call names an image."""
 
 
 def host_tool(
@@ -39,7 +37,8 @@ def host_tool(
     Args:
       description: one sentence for the prompt.
       arguments: in call order.
-      family, timeout_s, retries, backoff_s, text_bytes: see ``HostTool``.
+      family: see ``ToolSpec``.
+      timeout_s, retries, backoff_s, text_bytes: see ``HostTool``.
 
     Raises:
       TypeError: when the function's parameters and the arguments do not match.
@@ -52,13 +51,14 @@ def host_tool(
             name=function.__name__,
             description=description,
             arguments=arguments + ((IMAGE_INDEX,) if looks and not named else ()),
+            family=family,
         )
         passed = [argument.name for argument in arguments]
 
         def run(calls: Sequence[HostCall]) -> list[str]:
             return [_call(function, call, looks, passed) for call in calls]
 
-        return HostTool(spec, run, family, timeout_s, retries, backoff_s, batched=False, text_bytes=text_bytes)
+        return HostTool(spec, run, timeout_s, retries, backoff_s, batched=False, text_bytes=text_bytes)
 
     return declare
 
