@@ -100,7 +100,7 @@ def test_effects_stack_in_the_order_of_the_calls():
 
 
 def test_of_colours_the_luminance_is_equalised_and_the_hue_stays():
-    """Luminance by integers in numpy. The product is rounded to levels; a hue of dark pixels is rough, so not compared."""
+    """Luminance by integers in numpy. The product is rounded to levels; dark pixels have no exact hue."""
     image = looks.smooth(56, 64, 3, seed=6).round().astype(np.uint8)
     play = looks.Episode(looks.environment(*TOOLS), looks.bank([image]))
     before = play.pixels(0).astype(int)
