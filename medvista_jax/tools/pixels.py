@@ -37,8 +37,8 @@ def grey(values_YXC: Array) -> Array:
     """
     if values_YXC.shape[-1] == 1:
         return values_YXC[..., 0]
-    thousandths_YX = jnp.sum(values_YXC.astype(jnp.int32) * jnp.array([299, 587, 114])[None, None], axis=-1)
-    return ((thousandths_YX + 500) // 1000).astype(jnp.float32)
+    red_YX, green_YX, blue_YX = (values_YXC[..., c].astype(jnp.int32) for c in range(3))
+    return ((299 * red_YX + 587 * green_YX + 114 * blue_YX + 500) // 1000).astype(jnp.float32)
 
 
 def percentiles(sight: Sight, panel: Array, percent_N: Array, needed: Array) -> Array:

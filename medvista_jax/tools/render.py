@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from medvista_jax.core.types import Array, Blend, ImageBank, View
-from medvista_jax.tools.base import Originals
+from medvista_jax.tools.base import Effect, Originals
 from medvista_jax.tools.filters import separable
 from medvista_jax.tools.resample import crop_resize, sample_affine
 
@@ -90,16 +91,48 @@ def _with_effects(tools: Sequence[Any], bank: ImageBank, view: View, levels_BhwC
         for number, effect in effects:
             mine_B = effect_B == number
 
-            def apply(levels_BhwC: Array, effect=effect, mine_B=mine_B) -> Array:
-                one = lambda row, originals: effect(*row, originals)  # noqa: E731
-                changed_BhwC = per_row(one, bank, (levels_BhwC, values_BN, view))
-                changed_BhwC = jnp.round(jnp.clip(changed_BhwC, 0.0, 255.0))
-                return jnp.where(mine_B[:, None, None, None], changed_BhwC, levels_BhwC)
+            def apply(levels_BhwC: Array, effect: Effect = effect, mine_B: Array = mine_B) -> Array:
+                return jax.lax.platform_dependent(
+                    mine_B,
+                    (levels_BhwC, values_BN, view),
+                    cpu=functools.partial(effect_row_by_row, effect, bank),
+                    default=functools.partial(effect_on_all_rows, effect, bank),
+                )
 
             levels_BhwC = jax.lax.cond(jnp.any(mine_B), apply, lambda levels: levels, levels_BhwC)
         return levels_BhwC
 
     return jax.lax.fori_loop(0, view.effect.shape[1], apply_all, levels_BhwC)
+
+
+Shown = tuple[Array, Array, View]
+"""Levels, what an effect was called with, and the view: of one row or of a batch."""
+
+
+def effect_on_all_rows(effect: Effect, bank: ImageBank, mine_B: Array, rows: Shown) -> Array:
+    """Levels ``[B, h, w, C]`` with the effect, rounded, on the rows that are ``mine``: best where rows run abreast."""
+    changed_BhwC = per_row(lambda row, originals: _rounded(effect(*row, originals)), bank, rows)
+    return jnp.where(mine_B[:, None, None, None], changed_BhwC, rows[0])
+
+
+def effect_row_by_row(effect: Effect, bank: ImageBank, mine_B: Array, rows: Shown) -> Array:
+    """The same for CPUs: other rows cost nothing, and what the effect writes on its way stays in the cache."""
+    group = mine_B.shape[0] // bank.window_PO2.shape[0]
+
+    def turn(b: Array) -> Array:
+        row = jax.tree.map(lambda leaf: leaf[b], rows)
+
+        def apply() -> Array:
+            originals = jax.tree.map(lambda leaf: leaf[b // group], originals_of(bank))
+            return _rounded(effect(*row, originals))
+
+        return jax.lax.cond(mine_B[b], apply, lambda: row[0])
+
+    return jax.lax.map(turn, jnp.arange(mine_B.shape[0]))
+
+
+def _rounded(levels_hwC: Array) -> Array:
+    return jnp.round(jnp.clip(levels_hwC, 0.0, 255.0))
 
 
 def _panel(bank: ImageBank, view: View, panel: int, size: tuple[int, int]) -> Array:

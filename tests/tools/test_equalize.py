@@ -60,6 +60,15 @@ def test_the_products_for_tpus_are_the_scatter_and_the_gather():
     np.testing.assert_array_equal(found, look_up_by_gather(levels, around, cell_h, cell_w))
 
 
+def test_a_tpu_multiplies_where_a_cpu_scatters():
+    lowered = {
+        platform: apply.trace(np.zeros((64, 64), np.int32), 2).lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "tpu")
+    }
+    assert "stablehlo.scatter" in lowered["cpu"] and "dot_general" not in lowered["cpu"]
+    assert "stablehlo.scatter" not in lowered["tpu"] and "dot_general" in lowered["tpu"]
+
+
 @pytest.mark.parametrize("view", ["whole", "zoom", "quarter", "tilted", "pair"])
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 def test_a_view_is_equalised_as_it_is_shown(view, depth):
