@@ -12,13 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+IMAGE_TEXT = "image {image}"
+"""What a tool says that only returns an image: its index."""
+
 NUMBER_DIGITS = 5
 """Digits before the point that a slot holds where it does not say otherwise."""
 
 MOST_DIGITS = 9
 """Of a slot, behind the point too: as many as int32 holds."""
 
-NUMBERS = 16
+NUMBERS = 20
 """Numbers that a tool can say at once."""
 
 SLOT = re.compile(r"\{(?:(image)|(\d+)(?::(\d*)(?:\.(\d+))?)?)\}")

@@ -276,7 +276,7 @@ def build_observations(
     table = np.full((len(rows), width, len(_Slot._fields)), _Slot(tokenizer.pad_id), np.int32)
     valid = np.zeros((len(rows), width), bool)
     for index, row in enumerate(rows):
-        table[index, : len(row)] = row
+        table[index, : len(row)] = np.array(row, np.int32).reshape(-1, len(_Slot._fields))  # an empty frame: no slot
         valid[index, : len(row)] = True
     digits = np.array([_single(tokenizer, str(d)) for d in range(10)], np.int32)
     tokens, *rest = (table[..., at] for at in range(table.shape[-1]))

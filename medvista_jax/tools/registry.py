@@ -6,19 +6,29 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from medvista_jax.tools.adjust_window import adjust_window
 from medvista_jax.tools.base import Tool
+from medvista_jax.tools.count_objects import count_objects
+from medvista_jax.tools.distance import distance
 from medvista_jax.tools.edge_map import edge_map
 from medvista_jax.tools.equalize import equalize
+from medvista_jax.tools.find_bright_blobs import find_bright_blobs
 from medvista_jax.tools.flip import flip
 from medvista_jax.tools.host.call import HostTool
+from medvista_jax.tools.intensity_profile import intensity_profile
 from medvista_jax.tools.invert import invert
 from medvista_jax.tools.overlay_grid import overlay_grid
 from medvista_jax.tools.pan_compare import pan_compare
+from medvista_jax.tools.region_statistics import region_statistics
 from medvista_jax.tools.rotate import rotate
+from medvista_jax.tools.segment_region import segment_region
 from medvista_jax.tools.stain_separation import stain_separation
+from medvista_jax.tools.symmetry_difference import symmetry_difference
 from medvista_jax.tools.zoom_in import zoom_in
+
+AnyTool = TypeVar("AnyTool", bound=Tool | HostTool)
 
 
 def by_name(tools: Iterable[Tool | HostTool]) -> dict[str, Tool | HostTool]:
@@ -33,6 +43,8 @@ ALL_TOOLS: dict[str, Tool] = by_name(
     (
         *(zoom_in, rotate, flip, pan_compare, overlay_grid),
         *(adjust_window, equalize, invert, edge_map, stain_separation),
+        *(distance, region_statistics, intensity_profile, count_objects, symmetry_difference),
+        *(segment_region, find_bright_blobs),
     )
 )
 """Every tool that needs nothing but the image."""
