@@ -42,6 +42,41 @@ def per_row(function: Any, bank: ImageBank, rows: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape((-1,) + leaf.shape[2:]), result)
 
 
+def for_rows(function: Any, bank: ImageBank, mine_B: Array, rows: Any, otherwise: Any) -> Any:
+    """``function(row, originals)`` in the rows that are ``mine``, ``otherwise`` in the others.
+
+    On accelerators all rows run abreast and the others' results are dropped. On a CPU a row comes after the other:
+    others cost nothing, loops end when their own row has converged, and what a kernel writes stays in the cache.
+
+    Args:
+      rows, otherwise: pytrees, leaves ``[B, …]``; ``otherwise`` is as what ``function`` returns.
+    """
+    operands = (mine_B, rows, otherwise)
+    return jax.lax.platform_dependent(
+        *operands,
+        cpu=functools.partial(row_by_row, function, bank),
+        default=functools.partial(all_rows, function, bank),
+    )
+
+
+def all_rows(function: Any, bank: ImageBank, mine_B: Array, rows: Any, otherwise: Any) -> Any:
+    """:func:`for_rows`, all abreast."""
+    pick = lambda new, old: jnp.where(mine_B.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)  # noqa: E731
+    return jax.tree.map(pick, per_row(function, bank, rows), otherwise)
+
+
+def row_by_row(function: Any, bank: ImageBank, mine_B: Array, rows: Any, otherwise: Any) -> Any:
+    """:func:`for_rows`, one after the other."""
+    group = mine_B.shape[0] // bank.window_PO2.shape[0]
+    at = lambda tree, index: jax.tree.map(lambda leaf: leaf[index], tree)  # noqa: E731
+
+    def turn(b: Array) -> Any:
+        call = lambda: function(at(rows, b), at(originals_of(bank), b // group))  # noqa: E731
+        return jax.lax.cond(mine_B[b], call, lambda: at(otherwise, b))
+
+    return jax.lax.map(turn, jnp.arange(mine_B.shape[0]))
+
+
 def render(tools: Sequence[Any], bank: ImageBank, view: View, size: tuple[int, int]) -> Array:
     """Pixels of one view a row.
 
@@ -92,43 +127,13 @@ def _with_effects(tools: Sequence[Any], bank: ImageBank, view: View, levels_BhwC
             mine_B = effect_B == number
 
             def apply(levels_BhwC: Array, effect: Effect = effect, mine_B: Array = mine_B) -> Array:
-                return jax.lax.platform_dependent(
-                    mine_B,
-                    (levels_BhwC, values_BN, view),
-                    cpu=functools.partial(effect_row_by_row, effect, bank),
-                    default=functools.partial(effect_on_all_rows, effect, bank),
-                )
+                one = lambda row, originals: _rounded(effect(*row, originals))  # noqa: E731
+                return for_rows(one, bank, mine_B, (levels_BhwC, values_BN, view), levels_BhwC)
 
             levels_BhwC = jax.lax.cond(jnp.any(mine_B), apply, lambda levels: levels, levels_BhwC)
         return levels_BhwC
 
     return jax.lax.fori_loop(0, view.effect.shape[1], apply_all, levels_BhwC)
-
-
-Shown = tuple[Array, Array, View]
-"""Levels, what an effect was called with, and the view: of one row or of a batch."""
-
-
-def effect_on_all_rows(effect: Effect, bank: ImageBank, mine_B: Array, rows: Shown) -> Array:
-    """Levels ``[B, h, w, C]`` with the effect, rounded, on the rows that are ``mine``: best where rows run abreast."""
-    changed_BhwC = per_row(lambda row, originals: _rounded(effect(*row, originals)), bank, rows)
-    return jnp.where(mine_B[:, None, None, None], changed_BhwC, rows[0])
-
-
-def effect_row_by_row(effect: Effect, bank: ImageBank, mine_B: Array, rows: Shown) -> Array:
-    """The same for CPUs: other rows cost nothing, and what the effect writes on its way stays in the cache."""
-    group = mine_B.shape[0] // bank.window_PO2.shape[0]
-
-    def turn(b: Array) -> Array:
-        row = jax.tree.map(lambda leaf: leaf[b], rows)
-
-        def apply() -> Array:
-            originals = jax.tree.map(lambda leaf: leaf[b // group], originals_of(bank))
-            return _rounded(effect(*row, originals))
-
-        return jax.lax.cond(mine_B[b], apply, lambda: row[0])
-
-    return jax.lax.map(turn, jnp.arange(mine_B.shape[0]))
 
 
 def _rounded(levels_hwC: Array) -> Array:
