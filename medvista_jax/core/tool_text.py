@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+IMAGE_TEXT = "image {image}"
+"""What a tool says that only returns an image: its index."""
+
 NUMBER_DIGITS = 5
 """Digits before the point that a slot holds where it does not say otherwise."""
 

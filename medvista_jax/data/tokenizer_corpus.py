@@ -15,8 +15,8 @@ import numpy as np
 
 from medvista_jax.data.atlas import Atlas
 from medvista_jax.data.teachers import TeacherConfig, teach
+from medvista_jax.core.tool_text import IMAGE_TEXT
 from medvista_jax.text.chat import ERRORS, FINAL_TEXT, tool_line
-from medvista_jax.tools.base import IMAGE_TEXT
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 
 

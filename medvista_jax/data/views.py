@@ -32,11 +32,11 @@ def perception_batch(pool: QuestionPool, rows: np.ndarray, views: int, rng: np.r
     Six crops in ten show every pixel of 64 canvas pixels a side, the others 48 to 96. Images with a
     window that shows more get it in half of the crops.
     """
-    canvas = pool.pixels.shape[1]
+    canvas = pool.images.pixels.shape[1]
     boxes = np.zeros((len(rows), views, 4), np.float32)
     targets = np.zeros((len(rows), TARGETS, 4), np.float32)
     named = np.full((len(rows), TARGETS), -1, np.int32)
-    windows = np.repeat(pool.window[rows][:, None], views, axis=1)
+    windows = np.repeat(pool.images.window[rows][:, None], views, axis=1)
     for place, row in enumerate(rows):
         item = pool.items[row]
         for slot, target in enumerate(item.targets[:TARGETS]):
@@ -58,7 +58,7 @@ def perception_batch(pool: QuestionPool, rows: np.ndarray, views: int, rng: np.r
             if item.good_window is not None and rng.random() < 0.5:
                 windows[place, view] = item.good_window
     return PerceptionBatch(
-        pixels_PYXC=pool.pixels[rows],
+        pixels_PYXC=pool.images.pixels[rows],
         concepts_PYX=np.stack([pool.items[row].concepts for row in rows]),
         window_B2=windows.reshape(-1, 2),
         box_B4=boxes.reshape(-1, 4),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +75,39 @@ def build_environment(
         tokens_per_image=tokens_per_image,
         pad_id=tokenizer.pad_id,
     )
+
+
+class TokenCost(NamedTuple):
+    """What a tool costs a policy, in tokens of its tokenizer.
+
+    Attributes:
+      offered: of its schema in a prompt that lists schemas.
+      observation: of its longest observation, the returned image and the frame around it included.
+    """
+
+    offered: int
+    observation: int
+
+
+def token_costs(
+    tokenizer: Tokenizer,
+    tools: Sequence[Tool | HostTool],
+    tokens_per_image: int,
+    style: Style | Frame = "qwen",
+    host_tokens: int = 128,
+) -> dict[str, TokenCost]:
+    """The cost of each tool, by name; the arguments are those of :func:`build_environment`."""
+    costs = {}
+    for tool in tools:
+        said, _, _ = _sayings([tool])
+        room = host_tokens if isinstance(tool, HostTool) else 0
+        templates = build_observations(tokenizer, tokens_per_image, style, said, room)
+        rows = slice(len(Fault), templates.kinds)  # without the words of a last turn
+        schema = json.dumps(tool.spec.schema(), ensure_ascii=False)
+        costs[tool.spec.name] = TokenCost(
+            len(tokenizer.encode("\n" + schema)), int(templates.valid_NW[rows].sum(axis=1).max())
+        )
+    return costs
 
 
 def _sayings(tools: Sequence[Tool | HostTool]) -> tuple[list[Said], np.ndarray, np.ndarray]:

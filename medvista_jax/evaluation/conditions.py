@@ -51,8 +51,11 @@ CONDITIONS: tuple[Condition, ...] = (
 def batch_maker(
     setting: Setting, pool: QuestionPool, condition: Condition, seed: int
 ) -> Callable[[np.ndarray], tuple[Question, AnswerKey, Script]]:
-    """Rows of the pool → question, key and script of a condition. Controls get just the turns that they script and one
-    more to answer in, so that the policy cannot look again."""
+    """Rows of the pool → question, key and script of a condition.
+
+    Controls get just the calls that they script. A policy that looks again is refused and has one turn left to answer
+    in, as far as the capacity goes.
+    """
 
     def batch(rows: np.ndarray) -> tuple[Question, AnswerKey, Script]:
         question, key = pool.batch(rows, condition.tools)
@@ -60,7 +63,8 @@ def batch_maker(
         tokens, lengths = controls.encode_script(texts, setting.tokenizer, setting.turns, setting.turn_tokens)
         if condition.look in ("random", "oracle"):
             scripted = (lengths > 0).sum(axis=1).astype(np.int32)
-            question = question.replace(max_turns_P=scripted + 1, max_calls_P=scripted)
+            turns = np.minimum(scripted + 2, setting.turns).astype(np.int32)
+            question = question.replace(max_turns_P=turns, max_calls_P=scripted)
         return question, key, Script(tokens_BRT=tokens, length_BR=lengths)
 
     return batch

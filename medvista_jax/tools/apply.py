@@ -108,7 +108,7 @@ def _run(tool: Tool, jobs: Sequence[_Job]) -> list[ToolResult]:
     bank = _bank(filled)
     slots_BA = np.array([job.slots for job in filled], np.int32)
     side = min(filled[0].canvas, MOST_SIDE)
-    outcome, pixels_BhwC, size_B2 = jax.tree.map(np.asarray, _carry_out(tool, side, bank, slots_BA))
+    outcome, pixels_BhwC, size_B2 = jax.tree.map(np.asarray, carry_out(tool, side, bank, slots_BA))
     results = []
     for row, job in enumerate(jobs):
         fault = Fault(int(outcome.fault[row]))
@@ -157,8 +157,13 @@ def _reduced(pixels_YXC: np.ndarray, canvas: int) -> tuple[np.ndarray, np.ndarra
 
 
 @functools.partial(jax.jit, static_argnames=("tool", "side"))
-def _carry_out(tool: Tool, side: int, bank: ImageBank, slots_BA: Array) -> tuple[Outcome, Array, Array]:
-    """Outcomes, the returned views as squares, and (height, width) of their regions in pixels of the original."""
+def carry_out(tool: Tool, side: int, bank: ImageBank, slots_BA: Array) -> tuple[Outcome, Array | None, Array]:
+    """One call of one tool for each prompt of a bank.
+
+    Returns:
+      Outcomes; the returned views as squares, uint8 ``[B, side, side, C]``, None for tools that return none; height
+      and width of their regions in pixels of the original, ``[B, 2]``.
+    """
     view_PO = whole_views(bank, bank.window_PO2.shape[1], 1)
     index_B = jnp.zeros(slots_BA.shape[0], jnp.int32)
     if IMAGE_INDEX.name in tool.spec.offsets():
@@ -178,4 +183,5 @@ def _carry_out(tool: Tool, side: int, bank: ImageBank, slots_BA: Array) -> tuple
         return outcome.replace(view=own.replace(effect=own.effect.at[0].set(1), values=outcome.values_N[None]))
 
     outcome = per_row(one, bank, (slots_BA, view_PO, shown_BhwC))
-    return outcome, render((tool,), bank, outcome.view, (side, side)), edges(outcome.view)
+    pixels_BhwC = render((tool,), bank, outcome.view, (side, side)) if tool.image else None
+    return outcome, pixels_BhwC, edges(outcome.view)

@@ -10,11 +10,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from medvista_jax.core.tool_spec import ToolSpec
-from medvista_jax.core.tool_text import NUMBERS, check_text
+from medvista_jax.core.tool_text import IMAGE_TEXT, NUMBERS, check_text
 from medvista_jax.core.types import Array, Fault, View, Views
-
-IMAGE_TEXT = "image {image}"
-"""What a tool says that only returns an image: its index."""
 
 EFFECT_VALUES = 8
 """Numbers that an effect can be called with, N."""

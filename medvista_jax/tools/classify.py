@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from medvista_jax.core.tool_spec import ToolSpec
+from medvista_jax.tools.define import IMAGE_INDEX
 from medvista_jax.tools.host.call import HostCall, HostTool, ToolFailed
-from medvista_jax.tools.host.declare import IMAGE_INDEX
 from medvista_jax.tools.host.endpoint import Connection, Endpoint
 
 

@@ -65,24 +65,36 @@ def effect_tool(
     of the effect.
 
     Args:
-      colour: whether it needs colours; a grey image is UNSUITABLE_IMAGE then.
+      colour: whether it needs colours; an image without is UNSUITABLE_IMAGE then, though it have three channels.
     """
 
     def decorate(function: Callable[..., Array]) -> Tool:
         spec = _spec(function, 1, description, arguments, family)
 
         def read(sight: Sight, **named: Array) -> Reading:
-            grey = colour and sight.originals.pixels_OYXC.shape[-1] < 3
-            values = [jnp.ravel(value) for value in named.values()]
-            return Reading(fault=int(Fault.UNSUITABLE_IMAGE if grey else Fault.NONE), values=values)
+            fault = jnp.where(_grey(sight), int(Fault.UNSUITABLE_IMAGE), int(Fault.NONE)) if colour else int(Fault.NONE)
+            return Reading(fault=fault, values=[jnp.ravel(value) for value in named.values()])
 
         def effect(levels_hwC: Array, values_N: Array, view: View, originals: Originals) -> Array:
             # float32 holds every integer of a spec up to 2**24; beyond, the last digits of an argument are lost.
             return function(levels_hwC, **_named(arguments, jnp.round(values_N).astype(jnp.int32)))
 
-        return Tool(spec, _kernel(spec, read), effect)
+        return Tool(spec, _kernel(spec, read), effect, reads=colour)
 
     return decorate
+
+
+def _grey(sight: Sight) -> Array:
+    """Whether no original that the view shows has a pixel whose channels differ."""
+    if sight.originals.pixels_OYXC.shape[-1] < 3:
+        return jnp.bool_(True)
+    pixels_2YXC = sight.originals.pixels_OYXC[sight.view.source]
+    size_2 = sight.originals.size_O2[sight.view.source]
+    y_1Y1, x_11X = (jnp.arange(n) for n in pixels_2YXC.shape[1:3])
+    y_1Y1, x_11X = y_1Y1[None, :, None], x_11X[None, None, :]
+    used_2YX = (y_1Y1 < size_2[:, 0, None, None]) & (x_11X < size_2[:, 1, None, None])
+    coloured_2YX = jnp.any(pixels_2YXC[..., 1:] != pixels_2YXC[..., :1], axis=-1)
+    return ~jnp.any(coloured_2YX & used_2YX)
 
 
 def measure_tool(

@@ -58,9 +58,10 @@ def compose(outer_23: Array, inner_23: Array) -> Array:
 
 def box_map(box_4: Array) -> Array:
     """Map from (u, v) of a box to (u, v) of the image that it is drawn on; ``box_4`` in 0…FRAME."""
-    x1, y1, x2, y2 = (box_4[k].astype(jnp.float32) / FRAME for k in range(4))
-    zero = jnp.zeros_like(x1)
-    return jnp.stack([jnp.stack([x2 - x1, zero, x1]), jnp.stack([zero, y2 - y1, y1])])
+    edges_4 = jnp.concatenate([box_4[:2], box_4[2:] - box_4[:2]])  # sides in whole thousandths: no cancellation
+    x, y, wide, high = (edges_4[k].astype(jnp.float32) / FRAME for k in range(4))
+    zero = jnp.zeros_like(x)
+    return jnp.stack([jnp.stack([wide, zero, x]), jnp.stack([zero, high, y])])
 
 
 def look_through(view: View, inner_23: Array) -> View:

@@ -8,8 +8,8 @@ from typing import Any
 
 from medvista_jax.core.dimensions import FRAME
 from medvista_jax.core.tool_spec import Argument, ToolSpec
+from medvista_jax.tools.define import IMAGE_INDEX
 from medvista_jax.tools.host.call import HostCall, HostTool, ToolFailed
-from medvista_jax.tools.host.declare import IMAGE_INDEX
 from medvista_jax.tools.host.endpoint import Connection, Endpoint
 
 MOST_BOXES = 20

@@ -27,10 +27,14 @@ def only_if(needed: Array, compute: Callable[[], Array], otherwise: Array) -> Ar
 
 def luminance(originals: Originals, source: Array) -> Array:
     """Stored grey values of an original; of colours the Rec. 601 luminance, rounded: float32 ``[Y, X]``."""
-    pixels_YXC = originals.pixels_OYXC[source].astype(jnp.float32)
-    if pixels_YXC.shape[-1] == 1:
-        return pixels_YXC[..., 0]
-    return jnp.round(jnp.sum(pixels_YXC * jnp.array([0.299, 0.587, 0.114])[None, None], axis=-1))
+    return grey(originals.pixels_OYXC[source].astype(jnp.float32))
+
+
+def grey(values_YXC: Array) -> Array:
+    """Of three channels the Rec. 601 luminance, rounded; of one the channel itself: float32 ``[Y, X]``."""
+    if values_YXC.shape[-1] == 1:
+        return values_YXC[..., 0]
+    return jnp.round(jnp.sum(values_YXC * jnp.array([0.299, 0.587, 0.114])[None, None], axis=-1))
 
 
 def percentiles(sight: Sight, panel: Array, share_N: Array, needed: Array) -> Array:

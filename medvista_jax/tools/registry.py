@@ -6,20 +6,22 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
 
 from medvista_jax.tools.adjust_window import adjust_window
 from medvista_jax.tools.base import Tool
+from medvista_jax.tools.edge_map import edge_map
+from medvista_jax.tools.equalize import equalize
 from medvista_jax.tools.flip import flip
 from medvista_jax.tools.host.call import HostTool
+from medvista_jax.tools.invert import invert
+from medvista_jax.tools.overlay_grid import overlay_grid
 from medvista_jax.tools.pan_compare import pan_compare
 from medvista_jax.tools.rotate import rotate
+from medvista_jax.tools.stain_separation import stain_separation
 from medvista_jax.tools.zoom_in import zoom_in
 
-AnyTool = TypeVar("AnyTool", bound=Tool | HostTool)
 
-
-def by_name(tools: Iterable[AnyTool]) -> dict[str, AnyTool]:
+def by_name(tools: Iterable[Tool | HostTool]) -> dict[str, Tool | HostTool]:
     """Tools by their names."""
     return {tool.name: tool for tool in tools}
 
@@ -27,12 +29,17 @@ def by_name(tools: Iterable[AnyTool]) -> dict[str, AnyTool]:
 DEFAULT_TOOLS: dict[str, Tool] = by_name((zoom_in, adjust_window))
 """What the packaged experiments offer."""
 
-ALL_TOOLS: dict[str, Tool] = by_name((zoom_in, rotate, flip, pan_compare, adjust_window))
+ALL_TOOLS: dict[str, Tool] = by_name(
+    (
+        *(zoom_in, rotate, flip, pan_compare, overlay_grid),
+        *(adjust_window, equalize, invert, edge_map, stain_separation),
+    )
+)
 """Every tool that needs nothing but the image."""
 
 
 def load_tools(path: str | Path) -> dict[str, Tool | HostTool]:
-    """The tools that a Python file defines, by name, in the order of their definition. The file is run.
+    """The tools that a Python file defines, of the device or of the host, by name, in their order. The file is run.
 
     Raises:
       FileNotFoundError, ValueError: naming the file; where it fails, the line.
@@ -44,7 +51,7 @@ def load_tools(path: str | Path) -> dict[str, Tool | HostTool]:
     found = by_name(value for value in vars(module).values() if isinstance(value, Tool | HostTool))
     if not found:
         raise ValueError(
-            f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define, or @host_tool"
+            f"{path} defines no tool: decorate a function with one of medvista_jax.tools.define, or with host_tool"
         )
     return found
 

@@ -13,7 +13,11 @@ from PIL import Image
 
 from medvista_jax.core.types import Array, Blend, ImageBank, View
 from medvista_jax.tools.base import Originals
+from medvista_jax.tools.filters import separable
 from medvista_jax.tools.resample import crop_resize, sample_affine
+
+_SLACK = 0.01
+"""Pixels by which nested float32 maps may miss the image's edge."""
 
 
 def originals_of(bank: ImageBank) -> Originals:
@@ -105,18 +109,23 @@ def _panel(bank: ImageBank, view: View, panel: int, size: tuple[int, int]) -> Ar
     """Displayed levels of one panel over the whole view: float32 whole numbers ``[B, h, w, C]``; 0 beyond the image."""
     height, width = size
     source_B, affine_B23, window_B2 = view.source[:, panel], view.affine[:, panel], view.window[:, panel]
-    upright_B = (affine_B23[:, 0, 1] == 0) & (affine_B23[:, 1, 0] == 0)
-    quarter_B = (affine_B23[:, 0, 0] == 0) & (affine_B23[:, 1, 1] == 0) & ~upright_B
+    size_B2 = _size(bank, source_B)
+    start_B2 = affine_B23[:, :, 2]
+    along_B2 = affine_B23[:, :, 0] + affine_B23[:, :, 1]  # of an upright or quarter-turned view: one of the two is 0
+    box_B4 = jnp.concatenate([start_B2, start_B2 + along_B2], axis=1)
+    limit_B4 = jnp.concatenate([size_B2, size_B2], axis=1)
+    # A crop has no black around the image: what reaches beyond, by more than nested roundings, is sampled as if tilted.
+    within_B = jnp.all((box_B4 >= -_SLACK) & (box_B4 <= limit_B4 + _SLACK), axis=1)
+    upright_B = (affine_B23[:, 0, 1] == 0) & (affine_B23[:, 1, 0] == 0) & within_B
+    quarter_B = (affine_B23[:, 0, 0] == 0) & (affine_B23[:, 1, 1] == 0) & within_B & ~upright_B
+    around_B4 = _around(size_B2, affine_B23)
+    safe_B4 = jnp.where((upright_B | quarter_B)[:, None], jnp.clip(box_B4, 0.0, limit_B4), around_B4)
 
     def crop(box_B4: Array, height: int, width: int) -> Array:
         stored_BhwC = crop_resize(bank.pixels_POYXC, source_B, box_B4, bank.size_PO2, height, width)
         low_B111, high_B111 = (window_B2[:, k, None, None, None] for k in range(2))
         return jnp.clip((stored_BhwC - low_B111) / (high_B111 - low_B111), 0.0, 1.0) * 255.0
 
-    start_B2 = affine_B23[:, :, 2]
-    along_B2 = affine_B23[:, :, 0] + affine_B23[:, :, 1]  # of an upright or quarter-turned view: one of the two is 0
-    box_B4 = jnp.concatenate([start_B2, start_B2 + along_B2], axis=1)
-    safe_B4 = jnp.where((upright_B | quarter_B)[:, None], box_B4, _around(bank, source_B, affine_B23))
     levels_BhwC = crop(safe_B4, height, width)
 
     def quarter(levels_BhwC: Array) -> Array:
@@ -127,10 +136,12 @@ def _panel(bank: ImageBank, view: View, panel: int, size: tuple[int, int]) -> Ar
     def tilted(levels_BhwC: Array) -> Array:
         """An antialiased crop of the box around the view, then a bilinear turn at the view's own resolution."""
         side = math.ceil(math.sqrt(2.0) * max(height, width))
-        around_B4 = _around(bank, source_B, affine_B23)
         flat_BmmC = crop(around_B4, side, side)
         scale_B2 = side / (around_B4[:, 2:] - around_B4[:, :2])
         move_B23 = affine_B23.at[:, :, 2].add(-around_B4[:, :2]) * scale_B2[:, :, None]
+        step_B2 = jnp.hypot(move_B23[:, :, 0] / width, move_B23[:, :, 1] / height)
+        weights_B2N = _remaining_blur(step_B2, scale_B2)
+        flat_BmmC = jax.vmap(separable)(flat_BmmC, weights_B2N[:, 1], weights_B2N[:, 0])
         turned_BhwC = sample_affine(flat_BmmC, move_B23, height, width)
         return jnp.where((upright_B | quarter_B)[:, None, None, None], levels_BhwC, turned_BhwC)
 
@@ -139,13 +150,31 @@ def _panel(bank: ImageBank, view: View, panel: int, size: tuple[int, int]) -> Ar
     return jnp.round(levels_BhwC)
 
 
-def _around(bank: ImageBank, source_B: Array, affine_B23: Array) -> Array:
-    """The part of the image around each view: x1 y1 x2 y2 in pixels, inside the image, a pixel wide at least."""
+def _size(bank: ImageBank, source_B: Array) -> Array:
+    """Columns and rows of each row's original: float32 ``[B, 2]``."""
     prompts, originals = bank.size_PO2.shape[:2]
     prompt_B = jnp.arange(source_B.shape[0]) // (source_B.shape[0] // prompts)
-    size_B2 = bank.size_PO2.reshape(-1, 2)[prompt_B * originals + source_B][:, ::-1].astype(jnp.float32)
+    return bank.size_PO2.reshape(-1, 2)[prompt_B * originals + source_B][:, ::-1].astype(jnp.float32)
+
+
+def _around(size_B2: Array, affine_B23: Array) -> Array:
+    """The part of the image around each view: x1 y1 x2 y2 in pixels, inside the image, a pixel wide at least."""
     start_B2, u_B2, v_B2 = affine_B23[:, :, 2], affine_B23[:, :, 0], affine_B23[:, :, 1]
     low_B2 = start_B2 + jnp.minimum(u_B2, 0.0) + jnp.minimum(v_B2, 0.0)
     high_B2 = start_B2 + jnp.maximum(u_B2, 0.0) + jnp.maximum(v_B2, 0.0)
     low_B2 = jnp.clip(low_B2, 0.0, size_B2 - 1.0)
     return jnp.concatenate([low_B2, jnp.clip(high_B2, low_B2 + 1.0, size_B2)], axis=1)
+
+
+def _remaining_blur(step_B2: Array, scale_B2: Array) -> Array:
+    """Triangles ``[B, 2, 5]`` that a flat picture lacks to be sampled at ``step`` pixels of it without aliasing.
+
+    The view should see a triangle as wide as its own pixel, which has the variance step**2 / 6. The crop has given one
+    as wide as a pixel of the flat picture or of the original (``scale``), bilinear sampling gives one of the flat
+    picture's; variances add up.
+    """
+    given_B2 = jnp.maximum(scale_B2, 1.0)
+    missing_B2 = jnp.maximum(step_B2, given_B2) ** 2 - given_B2**2 - 1.0
+    reach_B2 = jnp.clip(jnp.sqrt(jnp.maximum(missing_B2, 0.0)), 1.0, 3.0)  # 1: no blur
+    weights_B2N = jnp.maximum(0.0, 1.0 - jnp.abs(jnp.arange(-2.0, 3.0))[None, None] / reach_B2[:, :, None])
+    return weights_B2N / jnp.sum(weights_B2N, axis=2, keepdims=True)

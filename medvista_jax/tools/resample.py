@@ -123,7 +123,7 @@ def crop_resize(pixels_POYXC: Array, source_B: Array, box_B4: Array, size_PO2: A
     """Resample a box of an original for each row.
 
     Args:
-      pixels_POYXC: any real dtype, O originals a prompt, which the rows of a group share.
+      pixels_POYXC: any real dtype, finite on all of the canvas; O originals a prompt, which the rows of a group share.
       source_B: int32, which original; ``B`` a multiple of ``P``, row ``b`` belongs to prompt ``b // (B // P)``.
       box_B4: float32 x1 y1 x2 y2 in pixels of the original, inside of it. The view is mirrored from left to right
         where ``x1 > x2`` and upside down where ``y1 > y2``. What lies beyond the original has no weight; a view that
@@ -141,9 +141,11 @@ def crop_resize(pixels_POYXC: Array, source_B: Array, box_B4: Array, size_PO2: A
     batch = box_B4.shape[0]
     if batch % prompts:
         raise ValueError(f"crop_resize: {batch} boxes do not divide among the images of {prompts} prompts")
-    prompt_B = jnp.arange(batch, dtype=jnp.int32) // (batch // prompts)
+    group = batch // prompts
+    prompt_B = jnp.arange(batch, dtype=jnp.int32) // group
     source_B = jnp.clip(source_B.astype(jnp.int32), 0, originals - 1)
-    size_B2 = size_PO2.astype(jnp.int32)[prompt_B, source_B]
+    size_BO2 = jnp.repeat(size_PO2.astype(jnp.int32), group, axis=0)
+    size_B2 = jnp.take_along_axis(size_BO2, source_B[:, None, None], axis=1)[:, 0]
     operands = (pixels_POYXC, prompt_B, source_B, box_B4.astype(jnp.float32), size_B2)
     return jax.lax.platform_dependent(
         *operands,

@@ -1,4 +1,4 @@
-"""``rotate``: turn an image about its middle; nothing is cut off, what lies beyond is black."""
+"""``rotate``: turn an image about its middle; nothing is cut off."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ def rotate(sight: Sight, degrees: Array) -> View:
     """The turn happens in the pixels of the original, whatever the shape in which the view shows them.
 
     Quarter turns are exact. The new view is the upright box around the turned one, as Pillow's ``rotate(expand=True)``.
+    Corners that open show what the original has there, black beyond the original. Of a pair the left panel gives the
+    shape, and the seam turns too.
     """
     quarters, rest = degrees // 90, degrees % 90
     angle = rest.astype(jnp.float32) * (jnp.pi / 180.0)

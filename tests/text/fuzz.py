@@ -39,7 +39,7 @@ def random_word(rng: random.Random) -> str:
     return "".join(rng.choice(string.ascii_lowercase + "_ é日") for _ in range(rng.randint(0, 6)))
 
 
-_CHARACTERS = (*"abcXYZ019 .,:{}[]<>/", '"', "\\", "\n", "\t", "\x01", "é", "日", "\U0001f600", "\ufffd")
+_CHARACTERS = (*"abcXYZ019 .,:{}[]<>/", '"', "\\", *"\b\f\n\r\t", "\x01", "é", "日", "ꯍ", "\U0001f600", "\ufffd")
 
 
 def random_text(rng: random.Random, longest: int) -> str:
@@ -97,7 +97,9 @@ def random_call(rng: random.Random, specs: Sequence[ToolSpec]) -> bytes:
 
     def dump(value: object) -> str:
         ascii_only = rng.random() < 0.1
-        return json.dumps(value, ensure_ascii=ascii_only, separators=rng.choice([(", ", ": "), (",", ":")]))
+        text = json.dumps(value, ensure_ascii=ascii_only, separators=rng.choice([(", ", ": "), (",", ":")]))
+        # Escapes that json.dumps never writes.
+        return text.replace("/", "\\/").replace("Z", "\\u005A") if rng.random() < 0.2 else text
 
     name = spec.name if rng.random() < 0.93 else rng.choice([random_word(rng), spec.name[:-1], spec.name + "x"])
     top = [

@@ -69,22 +69,23 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--tiles", type=int, default=16, help="images on the sheet (default 16)")
     out.add_argument("--look", type=int, default=200, help="questions whose images are read (default 200; 0 for all)")
     out.add_argument("--split", help="which split of a folder of parquet")
-    out.add_argument("--part", metavar="FRAMES", help='frames of every file: 3, "0,4", middle, all')
-    out.add_argument("--plane", default="axial", help='slices of NIfTI: "axial", "coronal:40", "sagittal:0.5" …')
+    out.add_argument("--frames", help='frames of every file: 3, "0,4", middle, all')
+    out.add_argument("--slices", default="axial", help='slices of NIfTI: "axial", "coronal:40", "sagittal:0.5" …')
     for field in dataclasses.fields(Columns):
-        out.add_argument(f"--{field.name}", default=field.default, help=f"column of the {field.name}")
+        flag = f"--{field.name.replace('_', '-')}-column"
+        out.add_argument(flag, default=field.default, metavar="NAME", help=f"column of the {field.name}")
     return out
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; see the module's docstring for the exit codes."""
     chosen = parser().parse_args(arguments)
-    columns = Columns(**{field.name: getattr(chosen, field.name) for field in dataclasses.fields(Columns)})
+    columns = Columns(**{field.name: getattr(chosen, f"{field.name}_column") for field in dataclasses.fields(Columns)})
     source = chosen.source[0] if len(chosen.source) == 1 else chosen.source
     problems: list[str] = []
     try:
         items = read_questions(
-            source, columns=columns, split=chosen.split, frames=chosen.part, slices=chosen.plane, problems=problems
+            source, columns=columns, split=chosen.split, frames=chosen.frames, slices=chosen.slices, problems=problems
         )
         looked = items[: chosen.look or None]
         kinds, sound = examine(looked, problems)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from medvista_jax.data.files import dicom_scale
+from medvista_jax.data.files.choose import Frames, pick
 from medvista_jax.data.files.image import (
     BadFile,
     MedicalImage,
@@ -22,7 +23,6 @@ from medvista_jax.data.files.image import (
     to_stored,
     turn_over,
 )
-from medvista_jax.data.files.select import Frames, pick
 
 _PLUGINS = (
     ("JPEG-LS", "pyjpegls"),
@@ -181,9 +181,9 @@ def _grey(header: Any, raw_NYX: np.ndarray, frames: list[int], names: list[str],
     has_table = bool(header.get("ModalityLUTSequence"))
     values_NYX = apply_modality_lut(raw_NYX, header) if has_table else raw_NYX
     stored_NYX, steps, exact = to_stored(name, values_NYX)
-    # Of a table's output and of rounded numbers all bits of the type are used.
+    # Of a table's output, of rounded numbers and of int8 moved up by 128, all bits of the type are used.
     bits = 8 * stored_NYX.itemsize
-    if exact and not has_table:
+    if exact and not has_table and raw_NYX.dtype != np.int8:
         bits = min(bits, int(header.get("BitsStored") or bits))
     # Signed numbers of few bits in sixteen have been moved by 1024, which no full range describes.
     full = bits <= 8 and not has_table and (stored_NYX.dtype == np.uint8 or steps == (1.0, 0.0))

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from medvista_jax.data.files.choose import Frames, Slices
 from medvista_jax.data.files.dicom import is_dicom, read_dicom
 from medvista_jax.data.files.image import BadFile, MedicalImage
 from medvista_jax.data.files.nifti import is_nifti, read_nifti
 from medvista_jax.data.files.pictures import FORMATS, read_picture
-from medvista_jax.data.files.select import Frames, Slices
 
 _HEAD = 1024
 
@@ -30,7 +30,7 @@ def load_images(
       name: for ``MedicalImage.name`` and for messages; by default the path.
       frames: of multi-frame DICOM, pages of TIFF or GIF, volumes of 4-D NIfTI: an index from 0, several, "middle",
         "all". By default the middle one; of pictures the first page.
-      slices: of NIfTI: "PLANE" or "PLANE:WHERE", see ``select.parse_slices``; by default the middle of the axial ones.
+      slices: of NIfTI: "PLANE" or "PLANE:WHERE", see ``choose.parse_slices``; by default the middle of the axial ones.
 
     Returns:
       As many as ``frames`` or ``slices`` name, one by default.

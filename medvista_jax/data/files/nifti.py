@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from medvista_jax.data.files.choose import PLANES, Frames, Slices, parse_slices, pick
 from medvista_jax.data.files.image import (
     BadFile,
     MedicalImage,
@@ -20,7 +21,6 @@ from medvista_jax.data.files.image import (
     to_stored,
     turn_over,
 )
-from medvista_jax.data.files.select import PLANES, Frames, Slices, parse_slices, pick
 
 _GZIP = b"\x1f\x8b"
 _MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}  # codes of metre, millimetre and micron in xyzt_units
@@ -54,7 +54,7 @@ def read_nifti(
     Args:
       file: seekable, at its beginning; packed by gzip or not.
       frames: which volume of a 4-D file, one of them; the middle one by default.
-      slices: see ``select.parse_slices``; indices run towards right, anterior and superior.
+      slices: see ``choose.parse_slices``; indices run towards right, anterior and superior.
 
     Raises:
       BadFile: damaged, of complex numbers or more than four dimensions, or without the slice.

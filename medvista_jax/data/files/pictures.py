@@ -8,8 +8,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from medvista_jax.data.files.choose import Frames, pick
 from medvista_jax.data.files.image import BadFile, MedicalImage, check_size, one_error, percentile_window, to_stored
-from medvista_jax.data.files.select import Frames, pick
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
 """What is read. Pillow's other formats are vector graphics, icons or need programs outside of Python."""

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from medvista_jax.data.canvas import Box
+from medvista_jax.data.files.choose import Frames, Slices
 from medvista_jax.data.files.image import BadFile, MedicalImage, Pair
 from medvista_jax.data.files.load import load_images
-from medvista_jax.data.files.select import Frames, Slices
 from medvista_jax.data.files.tables import Columns, Row, RowGroups, find_tables, read_rows
 from medvista_jax.text.normalise import normalise
 

@@ -180,9 +180,10 @@ def resolve(table: Path, columns: Columns, names: Sequence[str]) -> dict[str, st
         if column is not None:
             found[field.name] = column
         elif named is not None or field.name in ("image", "question", "answer"):
+            flag = f"--{field.name.replace('_', '-')}-column"
             raise BadFile(
                 f"{table}: no column {' or '.join(map(repr, wanted))} for the {field.name}; its columns are "
-                f"{', '.join(names) or '(none)'}; name the right one (Columns({field.name}=…), --{field.name})"
+                f"{', '.join(names) or '(none)'}; name the right one (Columns({field.name}=…), {flag})"
             )
     return found
 

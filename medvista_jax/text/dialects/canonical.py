@@ -12,8 +12,10 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from medvista_jax.core.dimensions import FRAME
+from medvista_jax.core.tool_text import IMAGE_TEXT
 from medvista_jax.core.types import Fault, Kind
-from medvista_jax.text.chat import FINAL_TEXT, IMAGE_TEXT
+from medvista_jax.text.chat import FINAL_TEXT
 from medvista_jax.text.dialects.base import Context, Reading, TextObservation
 from medvista_jax.text.grammar import MAX_DEPTH
 from medvista_jax.text.host_parser import parse_turn_text
@@ -36,8 +38,8 @@ class Refused(Exception):
     Attributes:
       fault: what the gym must answer.
       reason: for the notes.
-      given: for EMPTY_BOX the box in our integers and the image's index, for OUT_OF_RANGE the same or an index, for
-        NO_SUCH_IMAGE the index, for WRONG_TYPE the value, for MALFORMED the text.
+      given: for EMPTY_BOX and OUT_OF_RANGE the box in our integers and the image's index, for NO_SUCH_IMAGE the index,
+        for WRONG_TYPE the value, for MALFORMED the text.
     """
 
     def __init__(self, fault: Fault, reason: str, given: Any = None) -> None:
@@ -163,10 +165,12 @@ def refused_zoom(refused: Refused, context: Context) -> str:
     if refused.fault == Fault.EMPTY_BOX:
         box, index = given
         return zoom_text((*box[:2], *box[:2]), index, context)
-    if refused.fault == Fault.OUT_OF_RANGE and isinstance(given, tuple):
+    if refused.fault == Fault.OUT_OF_RANGE:
         box, index = given
-        return zoom_text(tuple(min(max(value, -_FAR), _FAR) for value in box), index, context)
-    if refused.fault in (Fault.NO_SUCH_IMAGE, Fault.OUT_OF_RANGE):
+        inside = 0 <= min(box) and max(box) <= FRAME  # rounding may have brought it back
+        box = (*box[:3], FRAME + 1) if inside else tuple(min(max(value, -_FAR), _FAR) for value in box)
+        return zoom_text(box, index, context)
+    if refused.fault == Fault.NO_SUCH_IMAGE:
         return zoom_text((0, 0, 1, 1), min(given, _FAR), context)
     return malformed(str(given), context)
 
@@ -264,7 +268,7 @@ def nothing(think: str, notes: list[str], reason: str) -> Reading:
 
 def words(observation: TextObservation) -> str:
     """An observation in our words, as ``text.chat`` has them, without the image itself."""
-    image = "" if observation.image is None else IMAGE_TEXT.format(observation.image)
+    image = "" if observation.image is None else IMAGE_TEXT.format(image=observation.image)
     text = ": ".join(part for part in (image, observation.text) if part)
     return text + (FINAL_TEXT if observation.final else "")
 

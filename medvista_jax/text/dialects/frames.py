@@ -63,10 +63,8 @@ def existing(index: int, context: Context, said: Any) -> int:
     """The index, if there is an image of that index.
 
     Raises:
-      Refused: OUT_OF_RANGE below 0, NO_SUCH_IMAGE beyond the last image; ``said`` is how the turn named it.
+      Refused: NO_SUCH_IMAGE, which the gym calls OUT_OF_RANGE below 0; ``said`` is how the turn named it.
     """
-    if index < 0:
-        raise Refused(Fault.OUT_OF_RANGE, f"image {said}: numbers begin with the first image", -1)
     if not context.has(index):
         raise Refused(Fault.NO_SUCH_IMAGE, f"image {said} does not exist", index)
     return index

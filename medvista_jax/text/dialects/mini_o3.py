@@ -8,7 +8,8 @@ failed, Observation 3 is ``observation_2``. The box is turned into pixels by tru
 refused when empty or when one side is 200 times the other or more. Upstream takes the body apart with a regular
 expression and ``eval``; here it is JSON, where the source may stand in single quotes as there.
 
-No other tool has a form of its own: it is called in our ``<tool_call>``, which upstream does not see. ``write → read``
+No other tool has a form of its own: it is called in our ``<tool_call>``, which upstream does not see. What our gym
+refuses is written as a grounding without a source. ``write → read``
 is the identity for every box that upstream accepts, which is every box with an area and an aspect below 200 that
 covers a pixel; a question's second image has no name here.
 """
@@ -84,9 +85,11 @@ class MiniO3:
             return f"{think}<answer>{said.answer}</answer>"
         if said.kind != Kind.CALL:
             return think
+        if said.name not in (None, ZOOM):
+            return f"{think}<tool_call>{said.body}</tool_call>"
         source = None if said.zoom is None else _source(said.zoom[1], context)
-        if source is None:
-            return f"{think}<tool_call>{said.body_without(('<grounding>',))}</tool_call>"
+        if source is None:  # refused here: a grounding without a source, so that it is refused there
+            return f"{think}<grounding>{said.body_without(('source', 'grounding'))}</grounding>"
         parts = [value / FRAME for value in said.zoom[0]]
         return f"{think}<grounding>{json.dumps({BOX: parts, 'source': source})}</grounding>"
 

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from medvista_jax.core.dimensions import FRAME
 from medvista_jax.core.tool_spec import ToolSpec
 from medvista_jax.core.types import Fault, Kind
 from medvista_jax.text.dialects import canonical, frames
@@ -70,8 +71,9 @@ class Ophiuchus:
     name: str = "ophiuchus"
 
     def _size(self, index: int, context: Context) -> tuple[int, int]:
-        picture = context.images[index]
-        return self.frame or (picture.width, picture.height)
+        if self.frame is not None or not context.has(index):
+            return self.frame or (512, 512)
+        return context.images[index].width, context.images[index].height
 
     def system_prompt(self, tools: Sequence[ToolSpec]) -> str:
         parts = []
@@ -150,18 +152,16 @@ class Ophiuchus:
             return f"{think} Action: Answer\n<answer>{said.answer}</answer>"
         if said.kind != Kind.CALL:
             return think
-        if said.zoom is not None and context.has(said.zoom[1]):
+        if said.name not in (None, ZOOM):
+            body = json.dumps(dict(said.arguments), ensure_ascii=False)
+            return f"{think} Action: {said.name}\n```json\n{body}\n```"
+        if said.zoom is None:  # refused here: an entry without a box, so that it is refused there
+            entry: dict[str, Any] = {"said": re.sub("[`#]|//", " ", canonical.plain(said.body))}
+        else:
             box, index = said.zoom
             pixels = frames.to_pixels(box, self._size(index, context))
-            entry = json.dumps([{INDEX: index + 1, BOX: _with_area(box, pixels)}])
-            return f"{think} Action: {TOOL}\n```json\n{entry}\n```"
-        name = said.name or _name_of(said.body)
-        body = (
-            json.dumps(dict(said.arguments), ensure_ascii=False)
-            if said.name
-            else canonical.plain(said.body).replace("```", "'''")
-        )
-        return f"{think} Action: {name}\n```json\n{body}\n```"
+            entry = {INDEX: index + 1, BOX: _with_area(box, pixels)}
+        return f"{think} Action: {TOOL}\n```json\n{json.dumps([entry])}\n```"
 
     def write_observation(self, observation: TextObservation, context: Context) -> str:
         final = _FINAL if observation.final else ""
@@ -216,11 +216,5 @@ def _with_area(box: Sequence[int], pixels: list[int]) -> list[int]:
     for low, high in ((0, 2), (1, 3)):
         if box[low] < box[high] and pixels[low] == pixels[high]:
             pixels = [*pixels]
-            pixels[high if box[high] < 1000 else low] += 1 if box[high] < 1000 else -1
+            pixels[high if box[high] < FRAME else low] += 1 if box[high] < FRAME else -1
     return pixels
-
-
-def _name_of(body: str) -> str:
-    """A word for the ``Action:`` line of a call that our gym refuses: never a tool of the dialect."""
-    match = re.search(r'"name"\s*:\s*"([\w-]{1,40})"', body)
-    return match[1] if match and match[1] != TOOL else "unknown"

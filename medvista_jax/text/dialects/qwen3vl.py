@@ -122,8 +122,6 @@ class Qwen3VL:
     def read_turn(self, text: str, context: Context) -> Reading:
         notes: list[str] = []
         text = canonical.without_end(text)
-        if "</think>" in text and "<think>" not in text:
-            text = f"<think>{text}"
         answers, calls = blocks(text, "answer"), blocks(text, "tool_call")
         rest = without(text, [*answers, *calls])
         if answers:

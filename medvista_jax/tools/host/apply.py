@@ -10,9 +10,9 @@ import numpy as np
 from medvista_jax.core.tool_spec import Argument, ToolSpec, python_values
 from medvista_jax.core.types import Fault
 from medvista_jax.tools.call import ToolCall, ToolResult
+from medvista_jax.tools.define import IMAGE_INDEX
 from medvista_jax.tools.host.batch import run_batch
 from medvista_jax.tools.host.call import HostCall, HostTool
-from medvista_jax.tools.host.declare import IMAGE_INDEX
 from medvista_jax.tools.host.images import displayed
 
 

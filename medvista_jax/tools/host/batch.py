@@ -33,7 +33,8 @@ _logger = logging.getLogger(__name__)
 class _Job:
     """Calls that one thread answers: one call, or all of a batched tool. Guarded by the batch's condition.
 
-    ``deadline`` is the end of the present attempt in ``time.monotonic``, None while none runs.
+    ``deadline`` is the end of the present attempt in ``time.monotonic``, None while none runs; ``outcomes`` holds the
+    text of each row, or its last error.
     """
 
     tool: HostTool
@@ -41,6 +42,7 @@ class _Job:
     thread: threading.Thread | None = None
     deadline: float | None = None
     finished: bool = False
+    outcomes: dict[int, str | BaseException] = dataclasses.field(default_factory=dict)
 
 
 class _Batch:
@@ -75,18 +77,17 @@ class _Batch:
                     return
                 job = self.waiting.popleft()
                 job.thread = threading.current_thread()
-            outcomes = self._attempts(job)
+            self._attempts(job)
             with self.changed:
                 if job.finished or self.stopped:
                     return
-                for row, outcome in outcomes.items():
+                for row, outcome in job.outcomes.items():
                     self._settle(job, row, outcome)
                 job.finished = True
                 self.changed.notify_all()
 
-    def _attempts(self, job: _Job) -> dict[int, str | BaseException]:
-        """Each row's text, or the last error. Only rows that are worth it are tried again."""
-        outcomes: dict[int, str | BaseException] = {}
+    def _attempts(self, job: _Job) -> None:
+        """Asks for each row's text; only rows that are worth it are tried again."""
         pending = job.rows
         for attempt in range(job.tool.retries + 1):
             with self.changed:
@@ -94,14 +95,14 @@ class _Batch:
                     break
                 job.deadline = time.monotonic() + job.tool.timeout_s
                 self.changed.notify_all()
-            outcomes |= zip(pending, _answers(job.tool, [self.calls[row] for row in pending]), strict=True)
+            answers = _answers(job.tool, [self.calls[row] for row in pending])
             with self.changed:
+                job.outcomes |= zip(pending, answers, strict=True)
                 job.deadline = None
-            pauses = {row: _pause(job.tool, outcomes[row], row, attempt) for row in pending}
+            pauses = {row: _pause(job.tool, job.outcomes[row], row, attempt) for row in pending}
             pending = [row for row in pending if pauses[row] is not None]
             if not pending or attempt == job.tool.retries or not self._sleep(max(pauses[row] for row in pending)):
                 break
-        return outcomes
 
     def _sleep(self, seconds: float) -> bool:
         """Whether the batch still goes on afterwards."""
@@ -132,7 +133,8 @@ class _Batch:
         job.thread.name = _abandoned(job.tool)
         late = TimeoutError(f"no answer within {job.tool.timeout_s:g} s")
         for row in job.rows:
-            self._settle(job, row, late)
+            earlier = job.outcomes.get(row)  # of an attempt before the one that hangs
+            self._settle(job, row, earlier if isinstance(earlier, str) else late)
         job.finished = True
         if self.waiting:
             self.start_thread()  # in place of the one that hangs

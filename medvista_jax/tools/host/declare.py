@@ -9,10 +9,8 @@ from PIL import Image
 
 from medvista_jax.core.tool_spec import Argument, ToolSpec
 from medvista_jax.core.types import Fault
+from medvista_jax.tools.define import IMAGE_INDEX
 from medvista_jax.tools.host.call import TEXT_BYTES, HostCall, HostTool, ToolFailed
-
-IMAGE_INDEX = Argument("image_index", "image to look at, 0 is the first", "integer", 0, 99, default=0)
-"""The argument by which a call names an image."""
 
 
 def host_tool(

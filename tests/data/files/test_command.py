@@ -53,7 +53,7 @@ def test_rows_that_cannot_be_used_are_listed(folder, capsys):
 def test_bad_sources_are_one_line_and_exit_code_2(folder, tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     write(folder / "questions.jsonl", ROWS)
-    for arguments in (["/nowhere"], [str(tmp_path / "cut.parquet")], [str(folder), "--question", "ask"]):
+    for arguments in (["/nowhere"], [str(tmp_path / "cut.parquet")], [str(folder), "--question-column", "ask"]):
         done = subprocess.run(
             [sys.executable, "-m", "medvista_jax.data.files", *arguments], capture_output=True, text=True
         )
@@ -66,3 +66,11 @@ def test_a_sheet_that_cannot_be_written_is_one_line(folder, capsys):
     write(folder / "questions.jsonl", ROWS)
     assert main([str(folder), "--sheet", "/nowhere/sheet.png"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_columns_frames_and_slices_can_be_named(folder, capsys):
+    rows = [{"img": row["image"], "ask": row["question"], "say": row["answer"]} for row in ROWS]
+    write(folder / "questions.csv", rows)
+    names = ["--image-column", "img", "--question-column", "ask", "--answer-column", "say"]
+    assert main([str(folder), *names, "--slices", "coronal:all"]) == 0
+    assert "6  -, 4 x 5, uint8 grey" in capsys.readouterr().out

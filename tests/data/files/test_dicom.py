@@ -109,6 +109,7 @@ def test_signed_values_are_moved_up_and_keep_their_meaning():
     tiny = one(dicom(np.array([[-128, 0, 127]], np.int8)))
     np.testing.assert_array_equal(tiny.pixels_YXC.ravel(), [0, 128, 255])
     assert tiny.pixels_YXC.dtype == np.uint8 and tiny.window == (0.0, 255.0)
+    assert one(dicom(np.array([[-32, 31]], np.int8), bits=6)).window == (0.0, 255.0)
 
 
 def test_bits_above_bits_stored_do_not_count():

@@ -64,8 +64,14 @@ def test_observations_are_counted_behind_all_images_of_the_question():
 def test_a_questions_second_image_has_no_name_and_is_refused_both_ways():
     context = Context((Picture(1000, 1000),) * 2, TWO, originals=2)
     text = DIALECT.write_turn(call([0, 0, 500, 500], 1), context)
-    assert "<grounding>" not in text
-    assert fault(DIALECT.read_turn(text, context).turn, context) == Fault.UNKNOWN_TOOL
+    assert "source" not in text  # so upstream's expression does not match, and it answers with an error
+    assert fault(DIALECT.read_turn(text, context).turn, context) == Fault.MISSING_ARGUMENT
+
+
+def test_a_call_that_our_gym_refuses_is_one_that_upstream_refuses():
+    sly = '<tool_call>{"bbox_2d": [0.1, 0.1, 0.9, 0.9], "source": "original_image"}</tool_call>'
+    text = DIALECT.write_turn(sly, WIDE)
+    assert text.startswith('<think></think><grounding>{"name": "unknown"') and text.endswith("</grounding>")
 
 
 def test_the_last_grounding_counts_and_wins_over_an_answer():
@@ -81,7 +87,7 @@ def test_the_published_answer_is_read_with_its_words():
 
 @pytest.mark.parametrize(
     ("box", "refused"),
-    [("[0, 0, 1, 1]", False), ("[-3, -3, 1.5, 2]", False), ("[0, 0, 1, 0.005]", False), ("[0, 0, 1, 0.0043]", True),
+    [("[0, 0, 1, 1]", False), ("[-3, -3, 1.5, 2]", False), ("[0, 0, 1, 0.005]", False), ("[0, 0, 1, 0.0043]", True), ("[0, 0, 0.8, 0.004]", True), ("[0, 0, 0.799, 0.004]", False),
      ("[0, 0, 0.005, 1]", False), ("[0.5, 0.5, 0.5, 0.9]", True), ("[0.9, 0.1, 0.2, 0.5]", True), ("[0.999, 0, 1.0, 1.0]", True)],
 )  # fmt: skip
 def test_the_box_is_cut_at_the_last_pixel_and_may_be_200_times_as_long_as_wide(box, refused):

@@ -48,7 +48,7 @@ def test_a_subfigure_named_by_its_title_needs_a_model_that_finds_it():
 @pytest.mark.parametrize(
     ("param", "expected"),
     [("[1, 2, 3]", Fault.WRONG_TYPE), ("[-1, 2, 30, 40]", Fault.WRONG_TYPE), ([1, 2, 30, 40], Fault.WRONG_TYPE), (None, Fault.WRONG_TYPE),
-     ("[9, 9, 9, 90]", Fault.EMPTY_BOX), ('x1="50" y1="1" x2="5" y2="9"', Fault.EMPTY_BOX), ('x1="5" y1="1" x2="500" y2="9"', Fault.OUT_OF_RANGE),
+     ("[9, 9, 9, 90]", Fault.EMPTY_BOX), ('x1="50" y1="1" x2="5" y2="9"', Fault.EMPTY_BOX), ('x1="5" y1="1" x2="500" y2="9"', Fault.OUT_OF_RANGE), ('x1="5" y1="1" x2="100.01" y2="9"', Fault.OUT_OF_RANGE), ('x1="5" y1="1" x2="100" y2="9"', Fault.NONE),
      ('x="5" y="1"', Fault.WRONG_TYPE)],
 )  # fmt: skip
 def test_faulty_params_are_errors(param, expected):

@@ -130,6 +130,16 @@ def test_a_call_is_written_in_the_form_of_the_prompt():
     assert text == '<think>look</think> Action: Zoom-in\n```json\n[{"index": 3, "bbox_2d": [128, 64, 256, 512]}]\n```'
 
 
+@pytest.mark.parametrize(
+    "turn", [call([0, 0, 500, 500], 7), call([9, 9, 9, 9]), "<tool_call># a ```json [1]```</tool_call>"]
+)
+def test_a_call_that_our_gym_refuses_is_one_that_upstream_refuses(turn):
+    """Its own action without a box, or with an image that is not there: neither is searched for a letter."""
+    text = DIALECT.write_turn(turn, WIDE)
+    assert " Action: Zoom-in\n```json\n[{" in text and text.count("```") == 2
+    assert fault(DIALECT.read_turn(text, WIDE).turn) in (Fault.MISSING_ARGUMENT, Fault.NO_SUCH_IMAGE)
+
+
 @pytest.mark.parametrize("box", [[0, 0, 1, 1], [999, 999, 1000, 1000], [500, 0, 501, 1000]])
 def test_a_box_thinner_than_a_pixel_is_written_as_one(box):
     assert fault(DIALECT.read_turn(DIALECT.write_turn(call(box), WIDE), WIDE).turn) == Fault.NONE

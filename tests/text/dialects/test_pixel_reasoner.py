@@ -69,6 +69,14 @@ def test_frames_of_a_video_cannot_be_selected_from_an_image():
     assert '"target_frames": [1, 2, 3]' in reading.turn
 
 
+@pytest.mark.parametrize(("right", "refused"), [(14, True), (15, False)])
+def test_a_cut_of_exactly_28_pixels_is_refused(right, refused):
+    """On 140 pixels the margin is 14: a box from 0 to 14 is cut from 0 to 28."""
+    context = square(140)
+    turn = read({"bbox_2d": [0, 0, right, 140], "target_image": 1}, context).turn
+    assert fault(turn, context) == (Fault.EMPTY_BOX if refused else Fault.NONE)
+
+
 @settings(max_examples=100, deadline=None)
 @given(boxes())
 def test_from_280_pixels_on_no_box_is_too_small(box):

@@ -43,7 +43,9 @@ def test_images_are_counted_from_zero(rest, expected):
      ("[0, 0, NaN, 9]", Fault.MALFORMED)],
 )  # fmt: skip
 def test_boxes_beyond_the_frame_are_errors(box, expected):
-    assert fault(read(box).turn) == expected
+    reading = read(box)
+    assert fault(reading.turn) == expected
+    assert ("a number beyond 0…1000" in reading.notes) == (expected == Fault.OUT_OF_RANGE)
 
 
 def test_fractions_are_rounded_and_a_thin_box_keeps_its_area():

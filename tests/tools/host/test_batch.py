@@ -186,6 +186,17 @@ def test_a_batched_tool_gets_its_calls_at_once_and_only_the_unlucky_ones_again()
     assert seen == [[0, 1, 2, 3], [1, 3]]
 
 
+def test_a_retry_that_hangs_takes_nothing_from_the_rows_that_were_answered():
+    def run(calls):
+        if len(calls) == 1:
+            time.sleep(FOREVER)
+        return ["well", TryAgain("busy")]
+
+    tool = HostTool(ToolSpec("model", "A model.", ()), run, timeout_s=0.1, retries=1, backoff_s=0.001, batched=True)
+    replies = ask(tool, calls=[("model", 0), ("model", 1)])
+    assert replies == [HostReply("well"), HostReply("", Fault.TOOL_TIMED_OUT)]
+
+
 @pytest.mark.parametrize("answer", [lambda calls: ["one"], lambda calls: "ab", lambda calls: None])
 def test_a_batched_tool_that_returns_another_number_of_texts_fails(answer):
     tool = HostTool(ToolSpec("model", "A model.", ()), answer, batched=True)
