@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from medvista_jax.core.tool_text import IMAGE_TEXT
 from medvista_jax.data.atlas import Atlas
 from medvista_jax.data.teachers import TeacherConfig, teach
-from medvista_jax.core.tool_text import IMAGE_TEXT
 from medvista_jax.text.chat import ERRORS, FINAL_TEXT, tool_line
 from medvista_jax.tools.registry import DEFAULT_TOOLS
 

@@ -2,10 +2,11 @@
 
     python -m medvista_jax.environment play --endpoint http://127.0.0.1:8000/v1 --model NAME --questions atlas
 
-The endpoint speaks OpenAI's chat completions. With ``--dialect native`` tools are offered by their schemas and called by
-``tool_calls``; with ``text``, or the name of another project's dialect, in the words of the messages. Replies of tools
-have the role "tool"; the image that a tool returns follows in a message of the user, for most servers take images
-nowhere else. An answer counts inside <answer></answer>. The last request says so and has tool_choice "none".
+The endpoint speaks OpenAI's chat completions. With ``--dialect native`` tools are offered by their schemas and called
+by ``tool_calls``; with ``text``, or the name of another project's dialect, in the words of the messages. Replies of
+tools have the role "tool"; the image that a tool returns follows in a message of the user, for most servers take images
+nowhere else. Of several calls in a message the last is carried out, the others are told so. An answer counts inside
+<answer></answer>; the last request says that it is wanted, with tool_choice "none".
 
 Finished episodes are kept in OUT/episodes.jsonl, their images in OUT/images, the numbers in OUT/summary.json. Exit code
 0 when every item has finished, 1 when some failed (--resume tries them again), 2 when nothing can be played, 130 after
@@ -20,7 +21,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from medvista_jax.environment.chat_endpoint import ChatEndpoint, EndpointError
+from medvista_jax.environment.conversation import names
+from medvista_jax.environment.episodes import Episodes, choose_tools
+from medvista_jax.environment.items import AnyItem, find_items
+from medvista_jax.environment.play import Outcome, RecordError, Records, Table
+from medvista_jax.environment.play_report import as_text, summarise
+from medvista_jax.runtime.compile_cache import enable_compile_cache
+from medvista_jax.runtime.interrupt import Interrupts
+from medvista_jax.runtime.progress import Progress
 
 ATLAS_ITEMS = 32
 
@@ -90,70 +101,85 @@ def setting_of(chosen: argparse.Namespace, tools: Sequence[str]) -> dict[str, An
     }
 
 
+class Plan(NamedTuple):
+    """All that a run needs."""
+
+    setting: dict[str, Any]
+    items: Sequence[AnyItem]
+    problems: list[str]
+    episodes: Episodes
+    endpoint: ChatEndpoint
+    records: Records
+
+
+def prepare(chosen: argparse.Namespace) -> Plan:
+    """What the arguments mean.
+
+    Raises:
+      ValueError, RecordError, OSError: with one line that says what to change.
+    """
+    if chosen.dialect not in names():
+        raise ValueError(f"no dialect {chosen.dialect!r}; there are {', '.join(names())}")
+    tools = () if chosen.no_tools else choose_tools(chosen.tools)
+    setting = setting_of(chosen, [tool.name for tool in tools])
+    key = os.environ.get(chosen.api_key_env)
+    endpoint = ChatEndpoint(chosen.endpoint, chosen.model, key, chosen.timeout, chosen.retries, body=setting["body"])
+    count = ATLAS_ITEMS if chosen.items is None and chosen.questions == "atlas" else chosen.items
+    families = [name.strip() for name in chosen.families.split(",")] if chosen.families else None
+    problems: list[str] = []
+    items = find_items(chosen.questions, chosen.split, count, families, problems)
+    records = Records(chosen.out, setting, chosen.resume)
+    episodes = Episodes(tools, min(chosen.concurrency, len(items)), chosen.view_size, chosen.turns)
+    return Plan(setting, items, problems, episodes, endpoint, records)
+
+
+def run(plan: Plan, dialect: str) -> tuple[list[dict[str, Any]], Outcome, str]:
+    """Plays what has not finished; the records of the plan's items, how it ended, and why it could not go on."""
+    ids = [item.id for item in plan.items]
+    done = {record["item"] for record in plan.records.kept}
+    left = [place for place, name in enumerate(ids) if name not in done]
+
+    def finished() -> list[dict[str, Any]]:
+        return [record for record in plan.records.kept if record["item"] in ids]
+
+    why = ""
+    with Interrupts() as interrupts, Progress() as progress:
+        for problem in plan.problems:
+            progress.note(f"left out: {problem}")
+        with progress.stage("play", total=len(ids), done=len(ids) - len(left)) as stage:
+
+            def heard(record: dict[str, Any] | None, failure: str) -> None:
+                if record is None:
+                    progress.note(f"failed: {failure}")
+                stage.advance(right=f"{sum(kept['correct'] for kept in finished())}/{len(finished())}")
+
+            table = Table(plan.episodes, plan.endpoint, dialect, plan.records, heard, lambda: interrupts.requested)
+            try:
+                table.play(plan.items, left)
+            except EndpointError as error:
+                why = str(error)
+    return finished(), table.outcome, why
+
+
 def play(chosen: argparse.Namespace) -> int:
     """Runs the command; see the module for the exit codes."""
-    from medvista_jax.environment.chat_endpoint import ChatEndpoint, EndpointError
-    from medvista_jax.environment.conversation import names
-    from medvista_jax.environment.episodes import Episodes, choose_tools
-    from medvista_jax.environment.items import find_items
-    from medvista_jax.environment.play import RecordError, Records, Table
-    from medvista_jax.environment.play_report import as_text, summarise
-    from medvista_jax.runtime.compile_cache import enable_compile_cache
-    from medvista_jax.runtime.interrupt import Interrupts
-    from medvista_jax.runtime.progress import Progress
-
     enable_compile_cache()
-    problems: list[str] = []
-    failure: str | None = None
     try:
-        if chosen.dialect not in names():
-            raise ValueError(f"no dialect {chosen.dialect!r}; there are {', '.join(names())}")
-        tools = () if chosen.no_tools else choose_tools(chosen.tools)
-        setting = setting_of(chosen, [tool.name for tool in tools])
-        endpoint = ChatEndpoint(
-            chosen.endpoint,
-            chosen.model,
-            os.environ.get(chosen.api_key_env),
-            chosen.timeout,
-            chosen.retries,
-            body=setting["body"],
-        )
-        count = chosen.items or (ATLAS_ITEMS if chosen.questions == "atlas" else None)
-        families = [name.strip() for name in chosen.families.split(",")] if chosen.families else None
-        items = find_items(chosen.questions, chosen.split, count, families, problems)
-        records = Records(chosen.out, setting, chosen.resume)
-        episodes = Episodes(tools, min(chosen.concurrency, len(items)), chosen.view_size, chosen.turns)
+        plan = prepare(chosen)
     except (ValueError, RecordError, OSError) as error:
         print(f"medvista_jax.environment play: {error}", file=sys.stderr)
         return 2
-    ids = [item.id for item in items]
-    done = {record["item"] for record in records.kept}
-    left = [place for place, name in enumerate(ids) if name not in done]
-    with Interrupts() as interrupts, Progress() as progress:
-        for problem in problems:
-            progress.note(f"left out: {problem}")
-        with progress.stage("play", total=len(items), done=len(items) - len(left)) as stage:
-
-            def heard(record: dict[str, Any] | None, why: str) -> None:
-                if record is None:
-                    progress.note(f"failed: {why}")
-                right = sum(record["correct"] for record in records.kept)
-                stage.advance(right=f"{right}/{len(records.kept)}")
-
-            table = Table(episodes, endpoint, chosen.dialect, records, heard, lambda: interrupts.requested)
-            try:
-                outcome = table.play(items, left)
-            except EndpointError as error:
-                failure, outcome = str(error), table.outcome
-    summary = summarise(records.kept, setting)
+    finished, outcome, why = run(plan, chosen.dialect)
+    summary = summarise(finished, plan.setting)
     (chosen.out / "summary.json").write_text(json.dumps({**summary, "failed": outcome.failed}, indent=2) + "\n")
-    if summary["n"]:
-        print(as_text(summary, outcome.failed))
-    if failure is not None:
-        print(f"medvista_jax.environment play: {failure}", file=sys.stderr)
-    if failure is not None or outcome.stopped or outcome.failed:
-        print(f"{summary['n']} of {len(items)} finished, kept in {chosen.out}; --resume goes on", file=sys.stderr)
-    return 2 if failure is not None else 130 if outcome.stopped else 1 if outcome.failed else 0
+    if finished:
+        print(as_text(summary, outcome.failed), flush=True)
+    if why:
+        print(f"medvista_jax.environment play: {why}", file=sys.stderr)
+    if why or outcome.stopped or outcome.failed:
+        kept = f"{len(finished)} of {len(plan.items)} finished, kept in {chosen.out}"
+        print(f"{kept}; the same command with --resume goes on", file=sys.stderr)
+    return 2 if why else 130 if outcome.stopped else 1 if outcome.failed else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
