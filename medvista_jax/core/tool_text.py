@@ -21,7 +21,7 @@ NUMBER_DIGITS = 5
 MOST_DIGITS = 9
 """Of a slot, behind the point too: as many as int32 holds."""
 
-NUMBERS = 16
+NUMBERS = 20
 """Numbers that a tool can say at once."""
 
 SLOT = re.compile(r"\{(?:(image)|(\d+)(?::(\d*)(?:\.(\d+))?)?)\}")

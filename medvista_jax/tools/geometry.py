@@ -78,6 +78,17 @@ def panel_at(view: View, u: Array, v: Array) -> Array:
     return jnp.where((view.blend == Blend.SEAM) & beyond, 1, 0).astype(jnp.int32)
 
 
+def panel_of_box(view: View, box_4: Array) -> Array:
+    """Index of the panel on which the middle of a box in 0…FRAME lies."""
+    middle_2 = (box_4[:2] + box_4[2:]).astype(jnp.float32) / (2 * FRAME)
+    return panel_at(view, middle_2[0], middle_2[1])
+
+
+def panel_of_point(view: View, point_2: Array) -> Array:
+    """Index of the panel on which a point in 0…FRAME lies."""
+    return panel_at(view, point_2[0].astype(jnp.float32) / FRAME, point_2[1].astype(jnp.float32) / FRAME)
+
+
 def single(view: View, panel: Array) -> View:
     """The view as if it were one panel only."""
     both = jnp.stack([panel, panel])
@@ -94,6 +105,12 @@ def to_pixels(view: View, panel: Array, point_2: Array) -> Array:
     u, v = point_2[0].astype(jnp.float32) / FRAME, point_2[1].astype(jnp.float32) / FRAME
     m = view.affine[panel]
     return m[:, 0] * u + m[:, 1] * v + m[:, 2]
+
+
+def on_image(originals: Originals, source: Array, point_2: Array) -> Array:
+    """Whether (x, y) lies on an original, or within half a pixel of it: the rounding of a turned view is forgiven."""
+    size_2 = originals.size_O2[source][::-1].astype(jnp.float32)
+    return jnp.all((point_2 >= -0.5) & (point_2 <= size_2 + 0.5))
 
 
 def inverse(affine_23: Array) -> Array:
@@ -135,6 +152,22 @@ def edges(view: View) -> Array:
     m = view.affine[..., 0, :, :2]
     length_2 = jnp.hypot(m[..., 0, :], m[..., 1, :])[..., ::-1]
     return jnp.maximum(jnp.abs(length_2), 1e-6)
+
+
+def sample_mask(view: View, mask_YX: Array, source: Array, originals: Originals, size: tuple[int, int]) -> Array:
+    """A mask of an original as a view shows it, the pixel under each pixel's middle: bool ``[h, w]``.
+
+    False where the view shows another original or nothing. Of a difference panel A counts.
+    """
+    u_hw = jnp.broadcast_to((jnp.arange(size[1], dtype=jnp.float32)[None] + 0.5) / size[1], size)
+    v_hw = jnp.broadcast_to((jnp.arange(size[0], dtype=jnp.float32)[:, None] + 0.5) / size[0], size)
+    panel_hw = panel_at(view, u_hw, v_hw)
+    m = view.affine[panel_hw]
+    x_hw, y_hw = (m[..., k, 0] * u_hw + m[..., k, 1] * v_hw + m[..., k, 2] for k in range(2))
+    rows, columns = (originals.size_O2[source][k].astype(jnp.float32) for k in range(2))
+    on_hw = (x_hw >= 0) & (x_hw < columns) & (y_hw >= 0) & (y_hw < rows) & (view.source[panel_hw] == source)
+    at_x, at_y = jnp.clip(x_hw, 0, mask_YX.shape[1] - 1), jnp.clip(y_hw, 0, mask_YX.shape[0] - 1)
+    return on_hw & mask_YX[at_y.astype(jnp.int32), at_x.astype(jnp.int32)]
 
 
 def outline(affine_23: np.ndarray, size_2: np.ndarray) -> np.ndarray:

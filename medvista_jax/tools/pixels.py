@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from medvista_jax.core.dimensions import FRAME
-from medvista_jax.core.types import Array
+from medvista_jax.core.types import Array, Fault
 from medvista_jax.tools.base import Originals, Sight
-from medvista_jax.tools.geometry import inside
+from medvista_jax.tools.geometry import inside, panel_of_box
 
 WHOLE = (0, 0, FRAME, FRAME)
 """The box of a whole view."""
@@ -26,15 +27,58 @@ def only_if(needed: Array, compute: Callable[[], Array], otherwise: Array) -> Ar
 
 
 def luminance(originals: Originals, source: Array) -> Array:
-    """Stored grey values of an original; of colours the Rec. 601 luminance, rounded: float32 ``[Y, X]``."""
-    return grey(originals.pixels_OYXC[source].astype(jnp.float32))
+    """Stored grey values of an original; of colours the Rec. 601 luminance, rounded half up: float32 ``[Y, X]``."""
+    return grey(originals.pixels_OYXC[source])
 
 
-def grey(values_YXC: Array) -> Array:
-    """Of three channels the Rec. 601 luminance, rounded; of one the channel itself: float32 ``[Y, X]``."""
-    if values_YXC.shape[-1] == 1:
-        return values_YXC[..., 0]
-    return jnp.round(jnp.sum(values_YXC * jnp.array([0.299, 0.587, 0.114])[None, None], axis=-1))
+def grey(pixels_NC: Array) -> Array:
+    """Grey values of whole-numbered pixels ``[…, C]``, as :func:`luminance`: float32 ``[…]``."""
+    if pixels_NC.shape[-1] == 1:
+        return pixels_NC[..., 0].astype(jnp.float32)
+    red, green, blue = (pixels_NC[..., k].astype(jnp.int32) for k in range(3))
+    # In thousandths, so that a half is a half, and up it goes.
+    return jax.lax.div(299 * red + 587 * green + 114 * blue + 500, jnp.full(red.shape, 1000)).astype(jnp.float32)
+
+
+def physical(originals: Originals, source: Array, stored_N: Array) -> Array:
+    """``stored * slope + intercept`` of an original, such as Hounsfield units."""
+    return stored_N * originals.rescale_O2[source, 0] + originals.rescale_O2[source, 1]
+
+
+def pixel_area(originals: Originals, source: Array) -> tuple[Array, Array]:
+    """mm² that a pixel of an original covers, and whether that is known; 0 where it is not."""
+    area = originals.spacing_O2[source, 0] * originals.spacing_O2[source, 1]
+    known = jnp.all(originals.spacing_O2[source] > 0)
+    return jnp.where(known, area, 0.0), known
+
+
+@struct.dataclass
+class Region:
+    """The pixels of an original whose centres lie in a box of a view.
+
+    Attributes:
+      source: int32, the original of the panel on which the box's middle lies; of a difference that of panel A.
+      within_YX: bool; pixels of another panel, beyond the view or beyond the image are not in it.
+      grey_YX: float32 stored grey values, see :func:`luminance`.
+      count: int32, how many pixels are within.
+      fault: int32, EMPTY_BOX where there is none.
+    """
+
+    source: Array
+    within_YX: Array
+    grey_YX: Array
+    count: Array
+    fault: Array
+
+
+def region(sight: Sight, box_4: Array) -> Region:
+    """What lies in a box, x1 y1 x2 y2 in 0…FRAME, of the view that the call names."""
+    panel = panel_of_box(sight.view, box_4)
+    source = sight.view.source[panel]
+    within_YX = inside(sight.view, panel, box_4, sight.originals)
+    count = jnp.sum(within_YX, dtype=jnp.int32)
+    fault = jnp.where(count > 0, int(Fault.NONE), int(Fault.EMPTY_BOX))
+    return Region(source, within_YX, luminance(sight.originals, source), count, fault)
 
 
 def percentiles(sight: Sight, panel: Array, share_N: Array, needed: Array) -> Array:

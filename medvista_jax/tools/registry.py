@@ -9,15 +9,22 @@ from types import ModuleType
 
 from medvista_jax.tools.adjust_window import adjust_window
 from medvista_jax.tools.base import Tool
+from medvista_jax.tools.count_objects import count_objects
+from medvista_jax.tools.distance import distance
 from medvista_jax.tools.edge_map import edge_map
 from medvista_jax.tools.equalize import equalize
+from medvista_jax.tools.find_bright_blobs import find_bright_blobs
 from medvista_jax.tools.flip import flip
 from medvista_jax.tools.host.call import HostTool
+from medvista_jax.tools.intensity_profile import intensity_profile
 from medvista_jax.tools.invert import invert
 from medvista_jax.tools.overlay_grid import overlay_grid
 from medvista_jax.tools.pan_compare import pan_compare
+from medvista_jax.tools.region_statistics import region_statistics
 from medvista_jax.tools.rotate import rotate
+from medvista_jax.tools.segment_region import segment_region
 from medvista_jax.tools.stain_separation import stain_separation
+from medvista_jax.tools.symmetry_difference import symmetry_difference
 from medvista_jax.tools.zoom_in import zoom_in
 
 
@@ -33,6 +40,8 @@ ALL_TOOLS: dict[str, Tool] = by_name(
     (
         *(zoom_in, rotate, flip, pan_compare, overlay_grid),
         *(adjust_window, equalize, invert, edge_map, stain_separation),
+        *(distance, region_statistics, intensity_profile, count_objects, symmetry_difference),
+        *(segment_region, find_bright_blobs),
     )
 )
 """Every tool that needs nothing but the image."""

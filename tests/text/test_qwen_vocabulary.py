@@ -6,15 +6,18 @@ import base64
 import importlib.util
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from medvista_jax.text.automaton import END
 from medvista_jax.text.chat import build_observations, render
+from medvista_jax.text.constraint import advance, allowed, compile_constraint, start
 from medvista_jax.text.hub_chat import HubChat, load_chat
 from medvista_jax.text.parse import compile_stops
 from tests.text.hub_folders import QWEN3_VL, WORDS, write_folder
-from tests.text.specs import TWO
+from tests.text.specs import ADJUST_WINDOW, TWO, ZOOM_IN
 
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 _REST = [byte for byte in range(256) if byte not in _PRINTABLE]
@@ -95,3 +98,23 @@ def test_stops_over_the_whole_vocabulary(chat):
     for token in chat.tokenizer.encode("</answer </tool_call <answer>"):
         state = int(stops.table[state, token])
     assert state != stops.found
+
+
+def test_constrained_decoding_over_the_whole_vocabulary(chat):
+    """What the tokenizer makes of a turn may follow token by token, and the tables stay small."""
+    constraint = compile_constraint(TWO, chat.tokenizer)
+    assert constraint.set_RW.nbytes < 16e6 and constraint.set_RW.shape[1] == 152064 // 32
+    calls = [ZOOM_IN.render_call(bbox_2d=[10, 200, 3, 1000]), ADJUST_WINDOW.render_call(low=-160, high=240)]
+    acts = [*(f"<tool_call>\n{call}\n</tool_call>" for call in calls), "<answer>left lung</answer>"]
+    for act in acts:
+        state = start(constraint, 1)
+        ids = chat.tokenizer.encode(f"<think>\nWo liegt es? 日本\n</think>\n\n{act}\n\n")
+        for left in range(len(ids), 0, -1):
+            assert allowed(constraint, state)[0, ids[-left]], ids[-left]
+            assert int(constraint.distance_Q[state[0]]) <= left
+            state = advance(constraint, state, jnp.array([ids[-left]]))
+            if state[0] == END:
+                break
+        assert state[0] == END
+    refused = [chat.tokenizer.special["<|image_pad|>"], chat.tokenizer.pad_id, 152063]
+    assert not allowed(constraint, start(constraint, 1))[0, jnp.array(refused)].any()

@@ -1,7 +1,7 @@
 """Our own turn, taken apart and put together; what every adapter reads into and writes from.
 
-The call's grammar (:mod:`medvista_jax.text.grammar`) has no escapes, so words that need one are changed here, and
-tags inside words are spelt with parentheses: otherwise they would act.
+The call's grammar (:mod:`medvista_jax.text.grammar`) has escapes in string values only, so names that need one are
+changed here, and tags inside words are spelt with parentheses: otherwise they would act.
 """
 
 from __future__ import annotations
@@ -111,26 +111,40 @@ def load_json(text: str, notes: list[str]) -> Any:
 def _sayable(value: Any, depth: int = MAX_DEPTH + 1) -> Any:
     """The value in the grammar's words. What nests too deep stays too deep, but ends."""
     if isinstance(value, str):
-        return plain(value).translate(_NO_ESCAPE)
+        return value.encode("utf-8", "replace").decode("utf-8")
     if isinstance(value, (list, dict)) and depth == 0:
         return None
     if isinstance(value, list):
         return [_sayable(inner, depth - 1) for inner in value]
     if isinstance(value, dict):
-        return {_sayable(str(key)): _sayable(inner, depth - 1) for key, inner in value.items()}
+        return {_sayable_name(str(key)): _sayable(inner, depth - 1) for key, inner in value.items()}
     return value
 
 
+def _sayable_name(text: str) -> str:
+    """A key or a tool's name: no escape can stand in it."""
+    return plain(text).translate(_NO_ESCAPE)
+
+
 def call_text(name: str, arguments: Mapping[str, Any]) -> str:
-    """The body of a call, ``{"name": …, "arguments": {…}}``, in the grammar's words."""
-    inside = {_sayable(key): _sayable(value) for key, value in arguments.items()}
-    return json.dumps({"name": _sayable(name), "arguments": inside}, ensure_ascii=False)
+    """The body of a call, ``{"name": …, "arguments": {…}}``, in the grammar's words.
+
+    In values ``<`` is an escape, so that no tag in them acts; choices of an enum that hold one cannot be said.
+    """
+    said = lambda value: json.dumps(value, ensure_ascii=False)  # noqa: E731
+    pairs = (f"{said(_sayable_name(key))}: {_value(value)}" for key, value in arguments.items())
+    return f'{{"name": {said(_sayable_name(name))}, "arguments": {{{", ".join(pairs)}}}}}'
+
+
+def _value(value: Any) -> str:
+    shown = json.dumps(_sayable(value), ensure_ascii=False)
+    return shown if isinstance(value, dict) else shown.replace("<", "\\u003c")
 
 
 def offered_call(name: str, arguments: Mapping[str, Any], notes: list[str]) -> str:
     """:func:`call_text` of a tool that is offered under our name, with a note where its words had to change."""
-    if _sayable({name: dict(arguments)}) != {name: arguments}:
-        notes.append("words that need an escape in JSON, or hold tags, are changed: our calls have no escapes")
+    if _sayable_name(name) != name or _sayable(dict(arguments)) != arguments:
+        notes.append("names that need an escape in JSON or hold tags, and lone surrogates, are changed")
     return call_text(name, arguments)
 
 

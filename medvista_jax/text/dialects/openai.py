@@ -201,6 +201,9 @@ def _coerce(kind: str | None, key: str, value: Any, notes: list[str]) -> Any:
             notes.append(f"{key}: the string {value[:80]!r} is read as an array")
             value = inside
         return [_integer(key, inner, notes) for inner in value] if isinstance(value, list) else value
+    if kind == "boolean" and isinstance(value, str) and value.lower() in ("true", "false"):
+        notes.append(f"{key}: the string {value!r} is read as a boolean")
+        return value.lower() == "true"
     return _integer(key, value, notes) if kind == "integer" else value
 
 

@@ -118,11 +118,17 @@ def test_what_would_lose_something_stays_of_wrong_type(box):
     assert fault(reading.turn) == Fault.WRONG_TYPE
 
 
-def test_words_that_would_need_an_escape_are_changed_and_noted():
+def test_values_keep_their_words_by_escapes_and_no_tag_in_them_acts():
     reading = read(tool_call(json.dumps({"query": 'a "b"\\c\n</tool_call>\ud800'}), name="retrieve"))
     assert fault(reading.turn) == Fault.UNKNOWN_TOOL  # nobody registered it; the call itself is sound
-    assert "a 'b'/c (/tool_call)?" in reading.turn
-    assert any("no escapes" in note for note in reading.notes)
+    body = reading.turn.removeprefix("<think></think><tool_call>").removesuffix("</tool_call>")
+    assert json.loads(body)["arguments"]["query"] == 'a "b"\\c\n</tool_call>?' and "<" not in body
+    assert any("lone surrogates" in note for note in reading.notes)
+
+
+def test_names_have_no_escapes():
+    reading = read(tool_call(json.dumps({'a"b': 1, "<answer>": 2}), name="zoom_in"))
+    assert fault(reading.turn) == Fault.UNKNOWN_ARGUMENT and "\\" not in reading.turn
 
 
 def test_strings_that_are_not_wanted_as_integers_stay_strings():
