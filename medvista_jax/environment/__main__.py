@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     play.add_argument("--split", help='of the atlas (default "test"), or of a folder of parquet')
     play.add_argument("--items", type=int, help=f"the first so many (atlas: {ATLAS_ITEMS} by default; files: all)")
     play.add_argument("--families", help="of the atlas, with commas between")
-    play.add_argument("--tools", help="names with commas between, or a Python file; by default all that need nothing")
+    play.add_argument("--tools", help="names and Python files, with commas between; by default all that need nothing")
     play.add_argument("--no-tools", action="store_true", help="one turn, no tool")
     play.add_argument("--turns", type=int, default=6, help="turns of an episode, the answer included (default 6)")
     play.add_argument("--view-size", type=int, default=448, help="side of every image that is shown (default 448)")

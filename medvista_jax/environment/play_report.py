@@ -36,9 +36,11 @@ def summarise(records: Sequence[Mapping[str, Any]], setting: Mapping[str, Any]) 
 
 def protocol(setting: Mapping[str, Any], n: int) -> str:
     """The line without which a number means nothing."""
-    tools = setting["tools"]
+    tools, source = setting["tools"], setting["questions"]
+    if source == "atlas":
+        source = "packaged atlas (targets of zoom and detail items are implanted)"
     parts = [
-        f"{setting['questions']}, split {setting['split'] or 'all'}, n {n}",
+        f"{source}, split {setting['split'] or 'all'}, n {n}",
         "exact match in normal form",
         f"tools on ({', '.join(tools)})" if tools else "tools off",
         f"{setting['turns']} turns, images {setting['view_size']} x {setting['view_size']}",
