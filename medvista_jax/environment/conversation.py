@@ -137,18 +137,19 @@ class NativeConversation:
 
     def _with_own_ids(self, message: Mapping[str, Any]) -> Message:
         """Every call with an id that no other call of the conversation has; some servers give none, or always one."""
-        calls = message.get("tool_calls")
-        if not isinstance(calls, list):
-            return {key: value for key, value in message.items() if key != "tool_calls"}
+        calls, older = message.get("tool_calls"), message.get("function_call")
+        if not calls and older:
+            calls = [{"function": older}]
         own = []
-        for call in calls:
+        for call in calls if isinstance(calls, list) else [calls] if calls else []:
             entry = dict(call) if isinstance(call, dict) else {"function": call}
             given = entry.get("id")
             if not isinstance(given, str) or not given or given in self._ids:
                 entry["id"] = f"call_{len(self._ids)}_{len(self.messages)}"
             self._ids.add(entry["id"])
             own.append(entry)
-        return {**message, "tool_calls": own}
+        bare = {key: value for key, value in message.items() if key not in ("tool_calls", "function_call")}
+        return {**bare, "tool_calls": own} if own else bare
 
     def tell(self, reply: Reply) -> None:
         self._final = reply.final

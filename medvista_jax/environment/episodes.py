@@ -35,6 +35,7 @@ from medvista_jax.environment.items import AnyItem, pictures_of
 from medvista_jax.text.byte_tokenizer import ByteTokenizer
 from medvista_jax.text.chat import Frame, HostWords
 from medvista_jax.text.normalise import normalise
+from medvista_jax.tools import read_text
 from medvista_jax.tools.base import Tool
 from medvista_jax.tools.host.batch import run_batch
 from medvista_jax.tools.host.call import HostTool
@@ -109,8 +110,8 @@ def choose_tools(tools: str | Sequence[str | AnyTool] | None) -> tuple[AnyTool, 
     """Tools by name.
 
     Args:
-      tools: tools or names; a string of names with commas between; the path of a Python file that defines tools; None
-        for all that need nothing but the image; empty for none.
+      tools: tools, names ("read_text" among them) or paths of Python files that define tools; a string of such names
+        with commas between; None for all that need nothing but the image; empty for none.
 
     Raises:
       ValueError, FileNotFoundError: naming what is there instead.
@@ -118,13 +119,19 @@ def choose_tools(tools: str | Sequence[str | AnyTool] | None) -> tuple[AnyTool, 
     if tools is None:
         return tuple(ALL_TOOLS.values())
     if isinstance(tools, str):
-        if tools.endswith(".py"):
-            return tuple(load_tools(tools).values())
         tools = [name.strip() for name in tools.split(",") if name.strip()]
-    unknown = [tool for tool in tools if isinstance(tool, str) and tool not in ALL_TOOLS]
-    if unknown:
-        raise ValueError(f"no tool {', '.join(map(repr, unknown))}; there are {', '.join(ALL_TOOLS)}")
-    return tuple(ALL_TOOLS[tool] if isinstance(tool, str) else tool for tool in tools)
+    by_name = {**ALL_TOOLS, read_text.TOOL.name: read_text.TOOL}
+    chosen: list[AnyTool] = []
+    for tool in tools:
+        if not isinstance(tool, str):
+            chosen.append(tool)
+        elif tool.endswith(".py"):
+            chosen += load_tools(tool).values()
+        elif tool in by_name:
+            chosen.append(by_name[tool])
+        else:
+            raise ValueError(f"no tool {tool!r}; there are {', '.join(by_name)}, and those of a file NAME.py")
+    return tuple(chosen)
 
 
 class Episodes:

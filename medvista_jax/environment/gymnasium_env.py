@@ -195,7 +195,7 @@ class MedVistaEnv(gymnasium.Env[Observation, str]):
       questions: ``"atlas"``, a path that :mod:`medvista_jax.data.files` reads, or a sequence of items
         (:class:`medvista_jax.environment.items.Item`).
       split, items, families: which of them, see :func:`medvista_jax.environment.items.find_items`.
-      tools: names, tools, or the path of a Python file; by default every tool that needs nothing but the image.
+      tools: names, tools, paths of Python files; by default every tool that needs nothing but the image.
       view_size, turns, max_calls, max_images, buckets: see :class:`medvista_jax.environment.episodes.Episodes`.
       originals: the most images of one question; by default counted among the first 64.
       pil_images: whether ``info["images"]`` holds the images as Pillow's.

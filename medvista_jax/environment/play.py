@@ -196,7 +196,7 @@ class Table:
         self._records, self._heard, self._stop = records, heard, stop
         self._games: dict[int, Game] = {}
         self._inbox: queue.SimpleQueue[tuple[int, Game, Completion | Exception]] = queue.SimpleQueue()
-        self._outcome = Outcome()
+        self.outcome = Outcome()
         self._in_a_row = 0
 
     def play(self, items: Sequence[AnyItem], places: Sequence[int]) -> Outcome:
@@ -214,8 +214,8 @@ class Table:
                     self._take(self._arrived())
         finally:
             self._endpoint.stopped.set()  # requests that are under way end as daemons
-        self._outcome.stopped = bool(left or self._games)
-        return self._outcome
+        self.outcome.stopped = bool(left or self._games)
+        return self.outcome
 
     def _begin(self, item: AnyItem) -> None:
         row = next(row for row in range(self._episodes.rows) if row not in self._games)
@@ -277,7 +277,7 @@ class Table:
             raise fatal
 
     def _fail(self, item: str, why: str) -> None:
-        self._outcome.failed.append((item, why))
+        self.outcome.failed.append((item, why))
         self._heard(None, f"{item}: {why}")
         self._in_a_row += 1
         if self._in_a_row >= MOST_FAILURES:

@@ -6,7 +6,6 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
 
 from medvista_jax.tools.adjust_window import adjust_window
 from medvista_jax.tools.base import Tool
@@ -27,8 +26,6 @@ from medvista_jax.tools.segment_region import segment_region
 from medvista_jax.tools.stain_separation import stain_separation
 from medvista_jax.tools.symmetry_difference import symmetry_difference
 from medvista_jax.tools.zoom_in import zoom_in
-
-AnyTool = TypeVar("AnyTool", bound=Tool | HostTool)
 
 
 def by_name(tools: Iterable[Tool | HostTool]) -> dict[str, Tool | HostTool]:

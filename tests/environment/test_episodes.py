@@ -259,7 +259,8 @@ def test_tools_by_name_by_file_and_by_themselves(tmp_path):
         "from medvista_jax.tools.host.declare import host_tool\n"
         "@host_tool('Say hello.')\ndef hello():\n    return 'hello'\n"
     )
-    assert list(load_tools(file)) == ["hello"] == [tool.name for tool in choose_tools(str(file))]
+    assert list(load_tools(file)) == ["hello"]
+    assert [tool.name for tool in choose_tools(f"zoom_in,{file},read_text")] == ["zoom_in", "hello", "read_text"]
 
 
 def test_items_that_cannot_be_used_are_named():
