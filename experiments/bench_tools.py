@@ -7,8 +7,7 @@
 Both sides get the same calls on the same 8-bit images in memory (crops of scikit-image's fundus and colon pictures) and
 give back the same views or numbers; *differs* says by how much: of images the mean difference in grey levels, of numbers
 the largest share. Ours is one compiled call for the whole batch, from stored pixels to what the policy sees; the peer is
-a Python loop that does it image by image. Medians of interleaved repetitions after a warm-up, in one process. The second
-table is the share of a rollout of the packaged model that tools take.
+a Python loop that does it image by image. Medians of interleaved repetitions after a warm-up, in one process.
 
 OpenCV is no requirement of the package: pip install opencv-python-headless (the extra "dev" has it).
 """
@@ -53,8 +52,6 @@ class Bench:
     side: int = 512
     view: int = 224
     repetitions: int = 5
-    rollout: bool = True
-    """Also measure the share of a rollout."""
     out: Path | None = None
 
 
@@ -152,7 +149,8 @@ def invert(image: np.ndarray, a: Arguments, view: int) -> np.ndarray:
 def edge_map(image: np.ndarray, a: Arguments, view: int) -> np.ndarray:
     smooth = ndimage.gaussian_filter(np.asarray(view_of(image, view), np.float32), a["smoothing"], mode="nearest")
     strength = np.hypot(ndimage.sobel(smooth, 0, mode="nearest"), ndimage.sobel(smooth, 1, mode="nearest")) / 4
-    return np.clip(np.round(strength), 0, 255).astype(np.uint8)
+    bell = ndimage.gaussian_filter1d(np.eye(1, 31, 15)[0], a["smoothing"])
+    return np.clip(np.round(strength / (bell[15] + bell[16])), 0, 255).astype(np.uint8)  # a full step is white
 
 
 def stain_separation(image: np.ndarray, a: Arguments, view: int) -> np.ndarray:
@@ -171,7 +169,8 @@ def region_statistics(image: np.ndarray, a: Arguments, view: int) -> list[float]
 def intensity_profile(image: np.ndarray, a: Arguments, view: int) -> list[float]:
     start, end = (np.array(pixels_of(image, a[name]))[::-1] - 0.5 for name in ("start", "end"))
     line = np.linspace(start, end, 9)
-    return ndimage.map_coordinates(image.astype(np.float32), line.T, order=1, mode="nearest").tolist()
+    values = ndimage.map_coordinates(image.astype(np.float32), line.T, order=1, mode="nearest")
+    return [float(np.hypot(*(end - start))), 0.0, *values.tolist()]
 
 
 def count_objects(image: np.ndarray, a: Arguments, view: int) -> list[float]:
@@ -199,9 +198,7 @@ PEERS: Mapping[str, Peer] = {
     "zoom_in": Peer(lambda rng: {"bbox_2d": draw_box(rng)}, zoom_in, "Pillow"),
     "rotate": Peer(lambda rng: {"degrees": int(rng.integers(10, 80))}, rotate, "Pillow"),
     "flip": Peer(lambda rng: {"direction": "horizontal"}, flip, "Pillow"),
-    "pan_compare": Peer(
-        lambda rng: {"left_box": draw_box(rng), "right_box": draw_box(rng)}, pan_compare, "Pillow"
-    ),
+    "pan_compare": Peer(lambda rng: {"left_box": draw_box(rng), "right_box": draw_box(rng)}, pan_compare, "Pillow"),
     "overlay_grid": Peer(lambda rng: {"cells": 4}, overlay_grid, "Pillow, OpenCV"),
     "adjust_window": Peer(
         lambda rng: {"low": int(rng.integers(0, 100)), "high": int(rng.integers(120, 255))}, adjust_window, "Pillow"
@@ -253,7 +250,9 @@ def difference(tool: Tool, ours: Sequence[Any], theirs: Sequence[Any]) -> str:
     """How far the two sides are from one another, in words."""
     outcome, views, _ = ours
     if theirs[0] is None or tool.name in ("stain_separation", "overlay_grid"):
-        return "other algorithm" if theirs[0] is None else "other scale" if tool.name != "overlay_grid" else "other font"
+        return (
+            "other algorithm" if theirs[0] is None else "other scale" if tool.name != "overlay_grid" else "other font"
+        )
     if isinstance(theirs[0], list):
         numbers = np.asarray(outcome.numbers_N)[:, : len(theirs[0])]
         gap = np.abs(numbers - theirs) / np.maximum(np.abs(theirs), 1.0)
@@ -308,17 +307,10 @@ def main() -> int:
     print(f"{bench.side}x{bench.side} pixels to views of {bench.view}x{bench.view}, {os.cpu_count()} cores:\n")
     text = table(rows, bench.batches)
     print(text)
-    shares: list[dict[str, Any]] = []
-    if bench.rollout:
-        from experiments.tool_share import measure_share, share_table  # late: builds the atlas
-
-        shares = measure_share(bench.repetitions)
-        text += "\n\n" + share_table(shares)
-        print("\n" + share_table(shares))
     if bench.out is not None:
         bench.out.mkdir(parents=True, exist_ok=True)
         (bench.out / "tools.md").write_text(text + "\n", encoding="utf-8")
-        (bench.out / "tools.json").write_text(json.dumps({"tools": rows, "rollout": shares}, indent=1), encoding="utf-8")
+        (bench.out / "tools.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     return 0
 
 

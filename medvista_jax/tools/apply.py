@@ -183,7 +183,9 @@ def carry_out(tool: Tool, side: int, bank: ImageBank, slots_BA: Array) -> tuple[
         return outcome.replace(view=own.replace(effect=own.effect.at[0].set(1), values=outcome.values_N[None]))
 
     rows = (slots_BA, view_PO, shown_BhwC)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(functools.partial(per_row, one), bank, rows))
+    nothing = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(functools.partial(per_row, one), bank, rows)
+    )
     outcome = for_rows(one, bank, jnp.ones(slots_BA.shape[0], bool), rows, nothing)
     pixels_BhwC = render((tool,), bank, outcome.view, (side, side)) if tool.image else None
     return outcome, pixels_BhwC, edges(outcome.view)
