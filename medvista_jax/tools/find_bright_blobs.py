@@ -44,10 +44,11 @@ _BOXES = [_BOX.format(*range(4 * k, 4 * k + 4)) for k in range(MOST)]
 def find_bright_blobs(sight: Sight, count: Array) -> Reading:
     """Differences of Gaussians of what the policy sees (Lowe 2004), so of any window, effect, turn or pair.
 
-    A blob is a maximum over 3 x 3 pixels and 3 scales, and no ridge; its place and scale are those of the parabolas through it and
-    its neighbours. Of two whose centres are closer than the larger radius the stronger stays. Boxes, x1 y1 x2 y2 in
-    0…FRAME of the view, are as wide and high as a disc that responds most at this scale. Radii from about 1.7 view
-    pixels to a fifth of the view's smaller side are found; what is smaller or paler needs a zoom or a window.
+    A blob is a maximum over 3 x 3 pixels and 3 scales, and no ridge; its place and scale are those of the parabolas
+    through it and its neighbours. Of two whose centres are closer than the larger radius the stronger stays. Boxes,
+    x1 y1 x2 y2 in 0…FRAME of the view, are as wide and high as a disc that responds most at this scale. Radii from
+    about 1.7 view pixels to a fifth of the view's smaller side are found; what is smaller or paler needs a zoom or a
+    window.
     """
     levels_hw = grey(sight.shown_hwC) / 255.0
     sigma_S = _scales(*levels_hw.shape)

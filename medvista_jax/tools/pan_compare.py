@@ -9,7 +9,7 @@ from medvista_jax.core.tool_spec import Argument
 from medvista_jax.core.types import Array, Blend, View
 from medvista_jax.tools.base import Sight, view_at
 from medvista_jax.tools.define import view_tool
-from medvista_jax.tools.geometry import box_map, compose, look_through, panel_at, single
+from medvista_jax.tools.geometry import box_map, compose, look_through, panel_of_box, single
 
 _HALF = ((2.0, 0.0, 0.0), (0.0, 1.0, 0.0)), ((2.0, 0.0, -1.0), (0.0, 1.0, 0.0))
 """From (u, v) of the pair to that of its left and of its right half."""
@@ -42,5 +42,4 @@ def pan_compare(sight: Sight, left_box: Array, right_box: Array, image_index: Ar
 
 
 def _region(view: View, box_4: Array) -> View:
-    middle = (box_4[:2] + box_4[2:]).astype(jnp.float32) / (2 * FRAME)
-    return look_through(single(view, panel_at(view, middle[0], middle[1])), box_map(box_4))
+    return look_through(single(view, panel_of_box(view, box_4)), box_map(box_4))

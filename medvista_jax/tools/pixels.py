@@ -76,7 +76,7 @@ def region(sight: Sight, box_4: Array) -> Region:
     panel = panel_of_box(sight.view, box_4)
     source = sight.view.source[panel]
     within_YX = inside(sight.view, panel, box_4, sight.originals)
-    count = jnp.sum(within_YX, dtype=jnp.int32)
+    count = jnp.sum(jnp.sum(within_YX, axis=0, dtype=jnp.int32))
     fault = jnp.where(count > 0, int(Fault.NONE), int(Fault.EMPTY_BOX))
     return Region(source, within_YX, luminance(sight.originals, source), count, fault)
 

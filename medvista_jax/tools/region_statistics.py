@@ -26,8 +26,8 @@ def region_statistics(sight: Sight, bbox_2d: Array) -> Reading:
     """
     part = region(sight, bbox_2d)
     base, rest, deviation = _moments(part)
-    lowest = jnp.min(jnp.where(part.within_YX, part.grey_YX, jnp.inf))
-    highest = jnp.max(jnp.where(part.within_YX, part.grey_YX, -jnp.inf))
+    lowest = jnp.min(jnp.min(jnp.where(part.within_YX, part.grey_YX, jnp.inf), axis=0))
+    highest = jnp.max(jnp.max(jnp.where(part.within_YX, part.grey_YX, -jnp.inf), axis=0))
     slope = sight.originals.rescale_O2[part.source, 0]
     mean = physical(sight.originals, part.source, base) + slope * rest
     ends = physical(sight.originals, part.source, jnp.stack([lowest, highest]))
@@ -41,12 +41,12 @@ def _moments(part: Region) -> tuple[Array, Array, Array]:
     """Mean, as a whole number and a rest, and standard deviation of the stored values.
 
     Stored values are whole: about a whole number near the mean their deviations are exact, and so is their sum in int32
-    (it wraps round on the way, if it does, and back). Squares are summed a row at a time, so that few roundings follow
+    (it wraps round on the way, if it does, and back). Squares are summed a column at a time, so that few roundings follow
     each other: 2048 x 2048 pixels of 16 bits keep five digits of the standard deviation.
     """
     count = jnp.maximum(part.count, 1).astype(jnp.float32)
-    base = jnp.round(jnp.sum(jnp.sum(jnp.where(part.within_YX, part.grey_YX, 0.0), axis=1)) / count)
+    base = jnp.round(jnp.sum(jnp.sum(jnp.where(part.within_YX, part.grey_YX, 0.0), axis=0)) / count)
     delta_YX = jnp.where(part.within_YX, part.grey_YX - base, 0.0)
-    rest = jnp.sum(delta_YX.astype(jnp.int32)).astype(jnp.float32) / count
-    square = jnp.sum(jnp.sum(delta_YX**2, axis=1)) / count
+    rest = jnp.sum(jnp.sum(delta_YX.astype(jnp.int32), axis=0)).astype(jnp.float32) / count
+    square = jnp.sum(jnp.sum(delta_YX**2, axis=0)) / count
     return base, rest, jnp.sqrt(jnp.maximum(square - rest**2, 0.0))

@@ -30,7 +30,7 @@ RESCALE = {"grey": ((1.0, 0.0), (1.0, 0.0)), "ct": ((1.0, -1024.0), (-0.5, 100.0
 
 @functools.cache
 def pixels(kind: str) -> np.ndarray:
-    """Smooth noise, two images ``[2, Y, X, C]``; of ``grey``, ``ct`` (12 bits, rescaled) or ``colour``; garbage beyond."""
+    """Noise, two images ``[2, Y, X, C]``; of ``grey``, ``ct`` (12 bits, rescaled), ``colour``; garbage beyond."""
     rng = np.random.default_rng(len(kind))
     channels, top = (3 if kind == "colour" else 1), (4095 if kind == "ct" else 255)
     rough = rng.random((2, CANVAS[0] // 4, CANVAS[1] // 4, channels))

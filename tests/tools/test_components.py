@@ -1,4 +1,4 @@
-"""Connected components and flood fill against ``skimage.measure.label``, and Otsu's threshold against skimage's: exact, both."""
+"""Connected components and flood fill against ``skimage.measure.label``, Otsu against its own: exact."""
 
 from __future__ import annotations
 

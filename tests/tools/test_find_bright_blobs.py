@@ -1,7 +1,8 @@
 """``find_bright_blobs`` against planted discs with literal truth, and ``skimage.feature.blob_dog`` on the same levels.
 
-Stated bounds, for discs of radius 2.5 to 10 pixels on a 64 x 80 view that stand out by a quarter of the range from a
-ground with noise of 2 % of it: every disc is found, none that is not there, centres within one pixel, radii within 20 %.
+Stated bounds, for discs of radius 2.5 to 10 pixels on a 64 x 80 view that stand out by a third of the range from a
+ground with noise of 2 % of it: every disc is found, none that is not there, centres within one pixel, radii within
+20 %.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ LAYOUTS = [
     [(20.0, 16.0, 2.5, 180.0), (58.0, 40.0, 8.0, 120.0)],
     [(15.5, 15.5, 4.0, 190.0), (60.2, 14.9, 6.0, 150.0), (30.0, 48.0, 10.0, 100.0)],
     [(12.0, 12.0, 3.0, 190.0), (40.0, 12.0, 3.5, 160.0), (66.0, 14.0, 4.0, 130.0), (20.0, 48.0, 5.0, 100.0)],
-    [(10.0, 10.0, 3, 190.0), (40.0, 11.0, 3, 165.0), (70.0, 10.0, 3, 140.0), (14.0, 52.0, 3, 115.0), (50.0, 50.0, 3, 90.0)],
+    [(10, 10, 3, 190.0), (40, 11, 3, 165.0), (70, 10, 3, 140.0), (14, 52, 3, 115.0), (50, 50, 3, 90.0)],
 ]  # fmt: skip
 
 

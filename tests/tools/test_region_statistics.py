@@ -1,6 +1,6 @@
 """``region_statistics`` against numpy in float64.
 
-Relative tolerance 2e-6 of the largest value: one rounding of the mean, and of sums of squares a row at a time.
+Relative tolerance 2e-6 of the largest value: one rounding of the mean, and of sums of squares a column at a time.
 """
 
 from __future__ import annotations
