@@ -281,6 +281,21 @@ def test_a_server_that_stays_busy_fails_the_request():
             complete(server.url, retries=2)
 
 
+def test_a_server_that_is_down_for_good_ends_the_run(episodes, tmp_path):
+    items = boards(*"abcdefgh")
+    with serving(lambda request: Say(status=503)) as server:
+        with pytest.raises(EndpointError, match="5 items failed one after the other, the last one: .*HTTP 503"):
+            play(server, episodes, tmp_path, items, retries=0)
+
+
+def test_items_that_cannot_be_shown_fail_alone(episodes, tmp_path):
+    odd = [Item(name, "left", [np.zeros((2, 2, 5), np.uint8)], f"board/{name}") for name in "abcdefg"]
+    with serving({"answers": [LEFT]}) as server:
+        records, outcome = play(server, episodes, tmp_path, [*odd, *boards("answers")])
+    assert set(records) == {"answers"} and len(outcome.failed) == 7
+    assert outcome.failed[0][1].startswith("item 'board/a': an image of shape [2, 2, 5]")
+
+
 def test_redirects_are_not_followed():
     with serving(lambda request: Say(status=307, headers={"Location": "http://127.0.0.1:9/v1"})) as server:
         with pytest.raises(EndpointError, match="HTTP 307"):
