@@ -214,6 +214,8 @@ class Trajectory:
       positions_BSZ: int32 rotary positions.
       turn_BS: int32 turn index of sampled ids, -1 elsewhere.
       logprobs_BS: float32 behaviour log-probability of sampled ids at the sampling temperature, 0 elsewhere.
+      allowed_BS: int32, from which set of tokens an id was drawn (``set_RW`` of the environment's constraint); -1 where
+        all were allowed.
       features_BILE: image features of every image slot, for reuse where the vision tower is frozen.
       views: recipe of every image slot.
       turns: what happened turn by turn.
@@ -230,6 +232,7 @@ class Trajectory:
     positions_BSZ: Array
     turn_BS: Array
     logprobs_BS: Array
+    allowed_BS: Array
     features_BILE: Array
     views: Views
     turns: Turns

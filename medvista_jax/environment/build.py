@@ -13,6 +13,7 @@ import numpy as np
 from medvista_jax.core.types import Fault
 from medvista_jax.environment.gym import Environment
 from medvista_jax.text.chat import Frame, Said, Style, build_observations
+from medvista_jax.text.constraint import compile_constraint
 from medvista_jax.text.grammar import compile_grammar
 from medvista_jax.text.parse import compile_stops
 from medvista_jax.text.tokenizer import Tokenizer
@@ -31,6 +32,7 @@ def build_environment(
     host_tokens: int = 128,
     turn_bytes: int = 256,
     answer_bytes: int = 64,
+    constrained: bool = False,
 ) -> Environment:
     """An environment whose tables live on the default device.
 
@@ -42,6 +44,7 @@ def build_environment(
       host_tokens: room for what a host tool says; its text is cut there. Costs nothing without host tools.
       turn_bytes: bytes of a turn that are parsed, from its end.
       answer_bytes: bytes of the longest answer that is kept; a longer one counts as empty.
+      constrained: mask the policy's logits, so that every turn is well formed, ends in time, and answers when it must.
 
     Raises:
       ValueError: no tool, two tools of one name, or no turn.
@@ -63,6 +66,9 @@ def build_environment(
         "stops": compile_stops(token_bytes),
         "kind_J": kind_J,
         "image_J": image_J,
+        "constraint": compile_constraint([tool.spec for tool in tools], tokenizer, answer_bytes)
+        if constrained
+        else None,
     }
     return Environment(
         **jax.tree.map(jnp.asarray, tables),

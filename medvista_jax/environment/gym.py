@@ -14,6 +14,7 @@ from flax import struct
 from medvista_jax.core.types import Array, Fault, ImageBank, Kind, ParsedTurn, Question, View, Views
 from medvista_jax.environment.tool_call import merge_words, missing_image, run_tools
 from medvista_jax.text.chat import HostWords, ObservationTemplates, render
+from medvista_jax.text.constraint import Constraint
 from medvista_jax.text.grammar import Grammar
 from medvista_jax.text.parse import Stops, parse_turn
 from medvista_jax.tools.base import Outcome, Tool
@@ -30,6 +31,7 @@ class Environment:
       grammar, templates, token_bytes, stops: tables of the tokenizer and the tools' specs.
       kind_J: int32, the observation kind of each tool's first text.
       image_J: bool, whether a tool returns an image.
+      constraint: tables for decoding nothing but well-formed turns; None where the policy is free.
       tools: in the order of the grammar.
       turns: capacity R of turns.
       turn_tokens: capacity T of sampled tokens a turn.
@@ -45,6 +47,7 @@ class Environment:
     stops: Stops
     kind_J: Array
     image_J: Array
+    constraint: Constraint | None
     tools: tuple[Tool | HostTool, ...] = struct.field(pytree_node=False)
     turns: int = struct.field(pytree_node=False, default=3)
     turn_tokens: int = struct.field(pytree_node=False, default=48)
@@ -170,6 +173,11 @@ def asks_host(environment: Environment, state: EnvState, parsed: ParsedTurn) -> 
     return asks_B & sound_B & (state.calls_B < state.max_calls_B)
 
 
+def must_answer(state: EnvState) -> Array:
+    """bool ``[B]``: the coming turn is the row's last, or no call is left."""
+    return (state.turns_B + 1 >= state.max_turns_B) | (state.calls_B >= state.max_calls_B)
+
+
 def act(
     environment: Environment, state: EnvState, parsed: ParsedTurn, words: HostWords | None = None
 ) -> tuple[EnvState, Observation]:
@@ -210,11 +218,11 @@ def settle(
     max_turns_B = jnp.where(spent_B, jnp.minimum(state.max_turns_B, turns_B + 1), state.max_turns_B)
     out_of_turns_B = active_B & ~answered_B & (turns_B >= max_turns_B)
     done_B = state.done_B | answered_B | out_of_turns_B
-    must_answer_B = (turns_B + 1 >= max_turns_B) | (calls_B >= state.max_calls_B)
+    counted = state.replace(turns_B=turns_B, calls_B=calls_B, max_turns_B=max_turns_B)
     kind_B = jnp.where(done_well_B, environment.kind_J[tool_B] + outcome.text, fault_B)
     # ``count`` before the new view is the index that the policy will use for it.
     tokens_BW, valid_BW, within_BW = render(
-        environment.templates, kind_B, state.views.count_B, outcome.numbers_N, must_answer_B, words
+        environment.templates, kind_B, state.views.count_B, outcome.numbers_N, must_answer(counted), words
     )
     first_B1 = state.views.count_B[:, None] * environment.tokens_per_image
     observation = Observation(
@@ -224,11 +232,8 @@ def settle(
         slot_B=jnp.where(done_B, -1, slot_B),
         parsed=parsed.replace(fault_B=fault_B),
     )
-    new_state = state.replace(
+    new_state = counted.replace(
         views=views,
-        max_turns_B=max_turns_B,
-        turns_B=turns_B,
-        calls_B=calls_B,
         done_B=done_B,
         truncated_B=state.truncated_B | out_of_turns_B,
         answer_BN=jnp.where(answered_B[:, None], parsed.answer_BN, state.answer_BN),

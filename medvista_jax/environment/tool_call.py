@@ -13,7 +13,7 @@ from medvista_jax.text.chat import HostWords
 from medvista_jax.tools.base import EFFECT_VALUES, Outcome, Sight, Tool
 from medvista_jax.tools.define import IMAGE_INDEX
 from medvista_jax.tools.host.call import HostTool
-from medvista_jax.tools.render import per_row, render
+from medvista_jax.tools.render import all_rows, for_rows, render
 
 if TYPE_CHECKING:
     from medvista_jax.environment.gym import Environment, EnvState
@@ -35,9 +35,7 @@ def run_tools(environment: Environment, state: EnvState, parsed: ParsedTurn) -> 
             continue
 
         def call(outcome: Outcome, tool: Tool = tool, index: int = index, mine_B: Array = mine_B) -> Outcome:
-            result = _call(environment, tool, index, state, parsed)
-            pick = lambda a, b: jnp.where(mine_B.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)  # noqa: E731
-            return jax.tree.map(pick, result, outcome)
+            return _call(environment, tool, index, state, parsed, mine_B, outcome)
 
         if tool.reads or tool.sees:
             outcome = jax.lax.cond(jnp.any(mine_B), call, lambda outcome: outcome, outcome)
@@ -60,8 +58,16 @@ def merge_words(environment: Environment, parsed: ParsedTurn, fault_B: Array, wo
     return jnp.where(asked_B, said_B, fault_B)
 
 
-def _call(environment: Environment, tool: Tool, index: int, state: EnvState, parsed: ParsedTurn) -> Outcome:
-    """One tool's kernel over all rows, its effect stacked on the view."""
+def _call(
+    environment: Environment,
+    tool: Tool,
+    index: int,
+    state: EnvState,
+    parsed: ParsedTurn,
+    mine_B: Array,
+    otherwise: Outcome,
+) -> Outcome:
+    """One tool's kernel in the rows that are its own, its effect stacked on the view."""
     shown_BhwC = None
     if tool.sees:
         at = tool.spec.offsets()[IMAGE_INDEX.name]
@@ -75,7 +81,8 @@ def _call(environment: Environment, tool: Tool, index: int, state: EnvState, par
         outcome = tool.kernel(arguments_A, Sight(first, views, originals, shown_hwC))
         return outcome if tool.effect is None else outcome.replace(view=_stacked(outcome, index))
 
-    return per_row(one, state.bank, (parsed.arguments_BA, state.views, shown_BhwC))
+    on_rows = for_rows if tool.reads or tool.sees else all_rows
+    return on_rows(one, state.bank, mine_B, (parsed.arguments_BA, state.views, shown_BhwC), otherwise)
 
 
 def _stacked(outcome: Outcome, index: int) -> View:

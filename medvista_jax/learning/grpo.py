@@ -19,6 +19,7 @@ from medvista_jax.learning.state import FlatParams, TrainState, apply_gradients,
 from medvista_jax.models.vlm import VisionLanguageModel
 from medvista_jax.rollout.loop import rollout
 from medvista_jax.rollout.sampling import Sampling
+from medvista_jax.text.constraint import Constraint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +51,12 @@ def chunk_loss(
     trainable: FlatParams,
     trajectory: Trajectory,
     extras: dict[str, Array],
+    constraint: Constraint | None = None,
 ) -> tuple[Array, tuple[Metrics, Metrics]]:
     """Clipped surrogate summed over sampled tokens and divided by the batch's count of them. Image features are the
     rollout's own: what made them is frozen."""
     params = join(trainable, frozen)
-    scores = score_tokens(model, params, trajectory, extras["images"], temperature)
+    scores = score_tokens(model, params, trajectory, extras["images"], temperature, constraint)
     sampled_BS = trajectory.sampled_BS
     gain_BS, clipped_BS = clipped_surrogate(
         scores.logprob_BS, trajectory.logprobs_BS, extras["advantage_B"], config.clip_low, config.clip_high
@@ -118,7 +120,15 @@ def grpo_step(
         tokens = jnp.maximum(jnp.sum(trajectory.sampled_BS), 1).astype(jnp.float32)
         whole = Bucket(trajectory.tokens_BS.shape[1], trajectory.views.view.blend.shape[1])
         gradients, metrics = accumulate(
-            partial(chunk_loss, model, config, state.frozen, sampling.temperature, tokens),
+            partial(
+                chunk_loss,
+                model,
+                config,
+                state.frozen,
+                sampling.temperature,
+                tokens,
+                constraint=environment.constraint,
+            ),
             state.trainable,
             trajectory.replace(features_BILE=None),
             {"images": trajectory.features_BILE, "advantage_B": advantage_B},

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from medvista_jax.core.types import Array, Params, Trajectory
 from medvista_jax.models.vlm import Features, VisionLanguageModel
 from medvista_jax.rollout.sampling import log_softmax_at
+from medvista_jax.text.constraint import Constraint, within_set
 
 
 class TokenScores(NamedTuple):
@@ -25,11 +26,16 @@ def score_tokens(
     trajectory: Trajectory,
     features: Features,
     temperature: Array,
+    constraint: Constraint | None = None,
 ) -> TokenScores:
     """Log-probability of every sampled id given what came before it, at the sampling temperature.
 
     The logits of slot ``s - 1``'s hidden state choose the id at slot ``s``; holes are bridged by taking the row's last
     valid slot before ``s``.
+
+    Args:
+      constraint: of the environment that the trajectory was sampled in: an id's probability is that among the tokens
+        that it was drawn from.
     """
     hidden_BSE, _ = model.forward(
         params,
@@ -44,6 +50,8 @@ def score_tokens(
     before_BS = jnp.pad(seen_BS[:, :-1], ((0, 0), (1, 0)))
     previous_BSE = jnp.take_along_axis(hidden_BSE, before_BS[..., None], axis=1)
     logits_BSV = model.logits(params, previous_BSE)
+    if constraint is not None:
+        logits_BSV = within_set(constraint, trajectory.allowed_BS, logits_BSV)
     logprob_BS = log_softmax_at(logits_BSV, trajectory.tokens_BS, temperature)
     log_p_BSV = jax.nn.log_softmax(jax.lax.stop_gradient(logits_BSV), axis=-1)
     entropy_BS = -jnp.sum(jnp.exp(log_p_BSV) * log_p_BSV, axis=-1)

@@ -29,6 +29,7 @@ from medvista_jax.rollout.record import (
     write_turn,
 )
 from medvista_jax.rollout.sampling import Sampling, choose, log_softmax_at, row_keys
+from medvista_jax.text.constraint import advance, start, token_set, within_set
 from medvista_jax.tools.base import Tool
 
 
@@ -179,9 +180,11 @@ class _DecodeCarry(NamedTuple):
     t: Array
     tokens_BT: Array
     logprobs_BT: Array
+    allowed_BT: Array
     valid_BT: Array
     next_B: Array
     stop_B: Array
+    turn_B: Array  # state of the constraint
     running_B: Array
     cache: KVCache
     logits_BV: Array
@@ -204,12 +207,20 @@ def decode(
         scripted_BT = jax.lax.dynamic_index_in_dim(script.tokens_BRT, carry.turn, axis=1, keepdims=False)
         scripted_B = jax.lax.dynamic_index_in_dim(script.length_BR, carry.turn, axis=1, keepdims=False)
 
+    constraint = environment.constraint
+    free_B = jnp.zeros((batch,), bool) if script is None else scripted_B > 0  # who is scripted is under no constraint
+
     def body(c: _DecodeCarry) -> _DecodeCarry:
-        token_B = choose(c.logits_BV, keys_B, carry.count_B + c.t, sampling)
+        logits_BV, allowed_B = c.logits_BV, jnp.full((batch,), -1, jnp.int32)
+        if constraint is not None:
+            left_B = jnp.full((batch,), capacity, jnp.int32) - c.t
+            allowed_B = jnp.where(free_B, -1, token_set(constraint, c.turn_B, left_B))
+            logits_BV = within_set(constraint, allowed_B, logits_BV)
+        token_B = choose(logits_BV, keys_B, carry.count_B + c.t, sampling)
         if script is not None:
             said_B = jax.lax.dynamic_index_in_dim(scripted_BT, c.t, axis=1, keepdims=False)
             token_B = jnp.where(scripted_B > 0, said_B, token_B)
-        logprob_B = log_softmax_at(c.logits_BV, token_B, sampling.temperature)
+        logprob_B = log_softmax_at(logits_BV, token_B, sampling.temperature)
         token_B = jnp.where(c.running_B, token_B, environment.pad_id)
         stop_B = environment.stops.table[c.stop_B, token_B].astype(jnp.int32)
         running_B = c.running_B & (stop_B != environment.stops.found)
@@ -233,9 +244,11 @@ def decode(
             t=c.t + 1,
             tokens_BT=put(c.tokens_BT, token_B),
             logprobs_BT=put(c.logprobs_BT, jnp.where(c.running_B, logprob_B, 0.0)),
+            allowed_BT=put(c.allowed_BT, allowed_B),
             valid_BT=put(c.valid_BT, c.running_B),
             next_B=next_B,
             stop_B=stop_B,
+            turn_B=c.turn_B if constraint is None else advance(constraint, c.turn_B, token_B),
             running_B=running_B,
             cache=cache,
             logits_BV=model.logits(params, hidden_B1E[:, 0]),
@@ -249,9 +262,11 @@ def decode(
                 t=jnp.zeros((), jnp.int32),
                 tokens_BT=jnp.full((batch, capacity), environment.pad_id, jnp.int32),
                 logprobs_BT=jnp.zeros((batch, capacity), jnp.float32),
+                allowed_BT=jnp.full((batch, capacity), -1, jnp.int32),
                 valid_BT=jnp.zeros((batch, capacity), bool),
                 next_B=first,
                 stop_B=jnp.zeros((batch,), jnp.int32),
+                turn_B=_turn_start(environment, carry.state),
                 running_B=~carry.state.done_B,
                 cache=carry.cache,
                 logits_BV=carry.logits_BV,
@@ -271,6 +286,7 @@ def decode(
         sampled=True,
         turn=carry.turn,
         logprobs_BT=end.logprobs_BT,
+        allowed_BT=end.allowed_BT,
     )
     carry = carry._replace(
         at=carry.at + end.t,
@@ -280,6 +296,13 @@ def decode(
         count_B=carry.count_B + length_B,
     )
     return carry, end.tokens_BT, length_B
+
+
+def _turn_start(environment: Environment, state: EnvState) -> Array:
+    """Where the constraint stands before a turn: rows that must answer may not call."""
+    if environment.constraint is None:
+        return jnp.zeros_like(state.turns_B)
+    return start(environment.constraint, state.turns_B.shape[0], ~gym.must_answer(state))
 
 
 def see(model: VisionLanguageModel, params: Params, environment: Environment, carry: Carry, slot_B: Array) -> Carry:

@@ -21,6 +21,7 @@ class Record:
     positions_BSZ: Array
     turn_BS: Array
     logprobs_BS: Array
+    allowed_BS: Array
     next_B: Array
 
 
@@ -35,6 +36,7 @@ def empty_record(batch: int, slots: int, axes: int, pad_id: int) -> Record:
         positions_BSZ=jnp.zeros((batch, slots, axes), jnp.int32),
         turn_BS=jnp.full((batch, slots), -1, jnp.int32),
         logprobs_BS=jnp.zeros((batch, slots), jnp.float32),
+        allowed_BS=jnp.full((batch, slots), -1, jnp.int32),
         next_B=jnp.zeros((batch,), jnp.int32),
     )
 
@@ -50,6 +52,7 @@ def write(
     sampled: bool,
     turn: Array | int = -1,
     logprobs_BT: Array | None = None,
+    allowed_BT: Array | None = None,
 ) -> Record:
     """Write a chunk at slots ``at … at + T``."""
 
@@ -59,6 +62,7 @@ def write(
 
     sampled_BT = valid_BT if sampled else jnp.zeros_like(valid_BT)
     logprobs_BT = jnp.zeros(tokens_BT.shape, jnp.float32) if logprobs_BT is None else logprobs_BT
+    allowed_BT = jnp.full(tokens_BT.shape, -1, jnp.int32) if allowed_BT is None else allowed_BT
     return Record(
         tokens_BS=put(record.tokens_BS, tokens_BT),
         valid_BS=put(record.valid_BS, valid_BT),
@@ -67,6 +71,7 @@ def write(
         positions_BSZ=put(record.positions_BSZ, positions_BTZ),
         turn_BS=put(record.turn_BS, jnp.where(sampled_BT, turn, -1)),
         logprobs_BS=put(record.logprobs_BS, jnp.where(sampled_BT, logprobs_BT, 0.0)),
+        allowed_BS=put(record.allowed_BS, jnp.where(sampled_BT, allowed_BT, -1)),
         next_B=next_B,
     )
 
@@ -118,6 +123,7 @@ def finish(record: Record, turns: Turns, state: EnvState, features) -> Trajector
         positions_BSZ=record.positions_BSZ,
         turn_BS=record.turn_BS,
         logprobs_BS=record.logprobs_BS,
+        allowed_BS=record.allowed_BS,
         features_BILE=features,
         views=state.views,
         turns=turns,
@@ -149,4 +155,5 @@ def pack(trajectory: Trajectory, length: int) -> Trajectory:
         positions_BSZ=take(trajectory.positions_BSZ),
         turn_BS=take(trajectory.turn_BS),
         logprobs_BS=take(trajectory.logprobs_BS),
+        allowed_BS=take(trajectory.allowed_BS),
     )

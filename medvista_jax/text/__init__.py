@@ -1,1 +1,1 @@
-"""Tokenizers, chat rendering, the tool-call grammar and its two parsers. Imports only ``core``."""
+"""Tokenizers, chat rendering, the tool-call grammar, its two parsers, constrained decoding. Imports only ``core``."""

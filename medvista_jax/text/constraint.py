@@ -22,6 +22,9 @@ from medvista_jax.text.grammar import compile_grammar
 from medvista_jax.text.tokenizer import Tokenizer, pack_token_bytes
 
 _TAGS = frozenset(f"<{slash}{name}>" for name in ("think", "tool_call", "answer") for slash in ("", "/"))
+FORBIDDEN = -1e30
+"""A logit whose probability is 0 in float32. Finite, so that 0 times its logarithm is 0 in an entropy."""
+
 _CHUNK = 64  # states that are walked through the vocabulary together
 
 
@@ -238,11 +241,30 @@ def allowed(constraint: Constraint, state_B: Array, left_B: Array | None = None)
       left_B: int32, tokens that may still be sampled, this one included. Only tokens from which the end can be
         reached within them; where there is none, those of the shortest way. ``None``: any number.
     """
+    return _members(constraint, token_set(constraint, state_B, left_B))
+
+
+def token_set(constraint: Constraint, state_B: Array, left_B: Array | None = None) -> Array:
+    """int32 [B]: which of the sets of tokens, ``set_RW``, :func:`allowed` is."""
     last = constraint.row_QK.shape[1] - 1
     budget_B = jnp.full_like(state_B, last) if left_B is None else jnp.clip(left_B, 0, last)
-    word_BW = jnp.asarray(constraint.set_RW)[jnp.asarray(constraint.row_QK)[state_B, budget_B]]
-    bit_BWi = word_BW[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)[None, None] & 1
-    return bit_BWi.reshape(len(state_B), -1)[:, : constraint.vocab_size] > 0
+    return jnp.asarray(constraint.row_QK)[state_B, budget_B]
+
+
+def _members(constraint: Constraint, row: Array) -> Array:
+    """bool ``[…, V]`` of sets ``[…]``."""
+    words = jnp.asarray(constraint.set_RW)[row]
+    place = jnp.expand_dims(jnp.arange(32, dtype=jnp.uint32), tuple(range(words.ndim)))
+    bits = (words[..., None] >> place) & 1
+    return bits.reshape(*row.shape, -1)[..., : constraint.vocab_size] > 0
+
+
+def within_set(constraint: Constraint, row: Array, logits: Array) -> Array:
+    """Logits ``[…, V]`` as they are in a set of tokens ``[…]`` and :data:`FORBIDDEN` outside; row -1 allows all.
+
+    Rollout and loss both call this function (promise 2).
+    """
+    return jnp.where((row < 0)[..., None] | _members(constraint, jnp.maximum(row, 0)), logits, FORBIDDEN)
 
 
 def advance(constraint: Constraint, state_B: Array, token_B: Array) -> Array:

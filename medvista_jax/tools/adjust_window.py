@@ -24,10 +24,11 @@ def adjust_window(sight: Sight, low: Array, high: Array, unit: Array) -> Reading
     """Same pixels, other window; ``high`` must lie above ``low``.
 
     Values are physical: ``stored * slope + intercept`` by the image's own header (stored values where it has none).
-    Percentiles, 0…100, are nearest ranks (``numpy.percentile(method="inverted_cdf")``) of the original pixels within
-    the view; where both fall on one value, the window is one stored unit wide.
+    Percentiles, 0…100, are nearest ranks (``numpy.percentile(method="inverted_cdf")``) of the physical values of the
+    original pixels within the view; where both fall on one value, the window is one stored unit wide. Where the slope
+    is negative, black is the higher stored value.
     """
-    asked_2 = jnp.stack([low, high]).astype(jnp.float32)
+    asked_2 = jnp.stack([low, high])
     percent = unit == 1
     outside = percent & ((low < 0) | (high > 100))
     fault = jnp.where((high <= low) | outside, int(Fault.OUT_OF_RANGE), int(Fault.NONE))
@@ -35,8 +36,9 @@ def adjust_window(sight: Sight, low: Array, high: Array, unit: Array) -> Reading
     for panel in range(2):
         source = sight.view.source[panel]
         slope, intercept = sight.originals.rescale_O2[source, 0], sight.originals.rescale_O2[source, 1]
-        stored = jnp.sort((asked_2 - intercept) / slope)  # a negative slope swaps the two
-        ranks = percentiles(sight, jnp.int32(panel), asked_2 / 100.0, percent)
-        ranks = jnp.stack([ranks[0], jnp.maximum(ranks[1], ranks[0] + 1.0)])
-        windows.append(jnp.where(percent, ranks, stored))
+        stored = (asked_2.astype(jnp.float32) - intercept) / slope
+        ranks = percentiles(sight, jnp.int32(panel), asked_2, percent)
+        onwards = jnp.sign(slope)
+        further = onwards * jnp.maximum(onwards * ranks[1], onwards * ranks[0] + 1.0)
+        windows.append(jnp.where(percent, jnp.stack([ranks[0], further]), stored))
     return Reading(view=sight.view.replace(window=jnp.stack(windows)), fault=fault)

@@ -21,7 +21,7 @@ from medvista_jax.tools.geometry import edges, whole_views
 from medvista_jax.tools.host.apply import apply_host_calls, check_arguments
 from medvista_jax.tools.host.call import HostTool
 from medvista_jax.tools.host.images import default_window
-from medvista_jax.tools.render import per_row, render, shaped
+from medvista_jax.tools.render import for_rows, per_row, render, shaped
 
 CANVASES = (64, 128, 256, 512, 1024, 2048)
 """Sides of the square canvases that images are laid on: few, since each is a compiled program."""
@@ -182,6 +182,8 @@ def carry_out(tool: Tool, side: int, bank: ImageBank, slots_BA: Array) -> tuple[
         own = outcome.view
         return outcome.replace(view=own.replace(effect=own.effect.at[0].set(1), values=outcome.values_N[None]))
 
-    outcome = per_row(one, bank, (slots_BA, view_PO, shown_BhwC))
+    rows = (slots_BA, view_PO, shown_BhwC)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(functools.partial(per_row, one), bank, rows))
+    outcome = for_rows(one, bank, jnp.ones(slots_BA.shape[0], bool), rows, nothing)
     pixels_BhwC = render((tool,), bank, outcome.view, (side, side)) if tool.image else None
     return outcome, pixels_BhwC, edges(outcome.view)

@@ -18,7 +18,7 @@ from medvista_jax.tools.lines import line_between
     reads=False,
 )
 def distance(sight: Sight, start: Array, end: Array) -> Reading:
-    """In pixels of the original, whatever the view; in mm with the spacing of rows and of columns, where both are known.
+    """In pixels of the original; in mm with the spacing of rows and of columns, where both are known.
 
     Faults: OUT_OF_RANGE for points of two originals, or beyond the image in a turned view.
     """

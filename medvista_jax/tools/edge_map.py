@@ -24,8 +24,8 @@ _TRUNCATE = 4
 def edge_map(levels_hwC: Array, smoothing: Array) -> Array:
     """Magnitude of the Sobel gradient of the luminance, after a Gaussian of ``smoothing`` pixels of the view.
 
-    White is a step from black to white along a row or a column; a diagonal one would be 6 % more and is clipped.
-    Edge pixels are repeated beyond the edge, so the view's own border is no edge.
+    White is a step from black to white along a row or a column, whatever the smoothing; a diagonal one can be 6 % more
+    and is clipped. Edge pixels are repeated beyond the edge, so the view's own border is no edge.
     """
     bell_N = gaussian(smoothing)
     smooth_hw = separable(grey(levels_hwC), bell_N, bell_N)
@@ -36,7 +36,9 @@ def edge_map(levels_hwC: Array, smoothing: Array) -> Array:
     # [1 2 1] / 4 along the other axis: a full step is 255.
     across_hw = (across[:-2] + 2.0 * across[1:-1] + across[2:]) / 4.0
     down_hw = (down[:, :-2] + 2.0 * down[:, 1:-1] + down[:, 2:]) / 4.0
-    steep_hw = jnp.sqrt(across_hw**2 + down_hw**2)
+    middle = bell_N.shape[0] // 2
+    step = bell_N[middle] + bell_N[middle + 1]  # what the smoothing leaves of a step between two pixels
+    steep_hw = jnp.sqrt(across_hw**2 + down_hw**2) / step
     return jnp.broadcast_to(steep_hw[..., None], levels_hwC.shape)
 
 

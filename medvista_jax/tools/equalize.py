@@ -5,6 +5,8 @@ K. Zuiderveld, "Contrast Limited Adaptive Histogram Equalization", Graphics Gems
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,7 @@ def equalize(levels_hwC: Array, clip_limit: Array) -> Array:
     after_hw = clahe(before_hw.astype(jnp.int32), clip_limit)
     if levels_hwC.shape[-1] == 1:
         return after_hw[..., None]
-    most_hw = jnp.max(levels_hwC, axis=-1)
+    most_hw = functools.reduce(jnp.maximum, (levels_hwC[..., c] for c in range(levels_hwC.shape[-1])))
     gain_hw = jnp.minimum(after_hw / jnp.maximum(before_hw, 1.0), 255.0 / jnp.maximum(most_hw, 1.0))
     return jnp.where((before_hw == 0)[..., None], after_hw[..., None], levels_hwC * gain_hw[..., None])
 

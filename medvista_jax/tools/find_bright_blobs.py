@@ -27,7 +27,7 @@ ELONGATION = 3.0
 """Largest ratio of the two curvatures of a blob's top."""
 
 _PEAK = RATIO ** (-2 / (RATIO**2 - 1)) - RATIO ** (-2 * RATIO**2 / (RATIO**2 - 1))
-"""Response to a disc of contrast 1 at its middle and its scale: :func:`_radius` put into exp(-r²/2k²σ²) - exp(-r²/2σ²)."""
+"""Response to a disc of contrast 1 in its middle: :func:`_radius` put into exp(-r²/2k²σ²) - exp(-r²/2σ²)."""
 
 _BOX = "[{{{0}:4}}, {{{1}:4}}, {{{2}:4}}, {{{3}:4}}]"
 _BOXES = [_BOX.format(*range(4 * k, 4 * k + 4)) for k in range(MOST)]

@@ -1,4 +1,4 @@
-"""Otsu's threshold (IEEE Trans. Syst. Man Cybern. 9, 1979): the one that parts grey values into the two tightest classes."""
+"""Otsu's threshold (1979): the one that parts grey values into the two tightest classes."""
 
 from __future__ import annotations
 

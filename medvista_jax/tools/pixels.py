@@ -81,26 +81,32 @@ def region(sight: Sight, box_4: Array) -> Region:
     return Region(source, within_YX, luminance(sight.originals, source), count, fault)
 
 
-def percentiles(sight: Sight, panel: Array, share_N: Array, needed: Array) -> Array:
-    """Smallest stored values that at least these shares (0…1) of a view's pixels do not exceed: float32 ``[N]``.
+def percentiles(sight: Sight, panel: Array, percent_N: Array, needed: Array) -> Array:
+    """Stored values of a panel's pixels within the view, at ranks of their physical values: float32 ``[N]``.
 
-    Nearest ranks, ``numpy.percentile(method="inverted_cdf")``. Bisection over 16 bits: counting is cheaper than sorting
-    a canvas, and exact for whole numbers. Zero where not ``needed``.
+    Nearest ranks, ``numpy.percentile(method="inverted_cdf")``: the first value that ``percent`` of the pixels do not
+    exceed. Where the rescale slope is negative, that is a rank from above of the stored values. Bisection over 16 bits:
+    counting is cheaper than sorting a canvas, and exact for whole numbers. Zero where not ``needed``.
+
+    Args:
+      percent_N: int32 0…100; the rank is exact up to 2e7 pixels.
     """
 
     def compute() -> Array:
         within_YX = inside(sight.view, panel, jnp.array(WHOLE), sight.originals)
         grey_YX = luminance(sight.originals, sight.view.source[panel])
-        rank_N = jnp.maximum(jnp.ceil(share_N * jnp.sum(within_YX).astype(jnp.float32)), 1.0)
+        count = jnp.sum(within_YX)
+        rank_N = jnp.maximum((percent_N * count + 99) // 100, 1)
+        rank_N = jnp.where(sight.originals.rescale_O2[sight.view.source[panel], 0] < 0, count + 1 - rank_N, rank_N)
 
         def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
             low_N, high_N = bounds
             middle_N = jnp.floor((low_N + high_N) / 2)
             below_NYX = within_YX[None] & (grey_YX[None] <= middle_N[:, None, None])
-            enough_N = jnp.sum(below_NYX, axis=(1, 2)).astype(jnp.float32) >= rank_N
+            enough_N = jnp.sum(below_NYX, axis=(1, 2)) >= rank_N
             return jnp.where(enough_N, low_N, middle_N), jnp.where(enough_N, middle_N, high_N)
 
-        lowest, highest = jnp.full(share_N.shape, -1.0), jnp.full(share_N.shape, 65535.0)
+        lowest, highest = jnp.full(percent_N.shape, -1.0), jnp.full(percent_N.shape, 65535.0)
         return jax.lax.fori_loop(0, 16, halve, (lowest, highest))[1]
 
-    return only_if(needed, compute, jnp.zeros(share_N.shape))
+    return only_if(needed, compute, jnp.zeros(percent_N.shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +13,9 @@ import numpy as np
 from PIL import Image
 
 from medvista_jax.core.types import Array, Blend, ImageBank, View
-from medvista_jax.tools.base import Originals
+from medvista_jax.tools.base import Effect, Originals
 from medvista_jax.tools.filters import separable
 from medvista_jax.tools.resample import crop_resize, sample_affine
-
-_SLACK = 0.01
-"""Pixels by which nested float32 maps may miss the image's edge."""
 
 
 def originals_of(bank: ImageBank) -> Originals:
@@ -42,6 +40,41 @@ def per_row(function: Any, bank: ImageBank, rows: Any) -> Any:
     grouped = jax.tree.map(lambda leaf: leaf.reshape((prompts, -1) + leaf.shape[1:]), rows)
     result = jax.vmap(jax.vmap(function, in_axes=(0, None)))(grouped, originals_of(bank))
     return jax.tree.map(lambda leaf: leaf.reshape((-1,) + leaf.shape[2:]), result)
+
+
+def for_rows(function: Any, bank: ImageBank, mine_B: Array, rows: Any, otherwise: Any) -> Any:
+    """``function(row, originals)`` in the rows that are ``mine``, ``otherwise`` in the others.
+
+    On accelerators all rows run abreast and the others' results are dropped. On a CPU a row comes after the other:
+    others cost nothing, loops end when their own row has converged, and what a kernel writes stays in the cache.
+
+    Args:
+      rows, otherwise: pytrees, leaves ``[B, …]``; ``otherwise`` is as what ``function`` returns.
+    """
+    operands = (mine_B, rows, otherwise)
+    return jax.lax.platform_dependent(
+        *operands,
+        cpu=functools.partial(row_by_row, function, bank),
+        default=functools.partial(all_rows, function, bank),
+    )
+
+
+def all_rows(function: Any, bank: ImageBank, mine_B: Array, rows: Any, otherwise: Any) -> Any:
+    """:func:`for_rows`, all abreast."""
+    pick = lambda new, old: jnp.where(mine_B.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)  # noqa: E731
+    return jax.tree.map(pick, per_row(function, bank, rows), otherwise)
+
+
+def row_by_row(function: Any, bank: ImageBank, mine_B: Array, rows: Any, otherwise: Any) -> Any:
+    """:func:`for_rows`, one after the other."""
+    group = mine_B.shape[0] // bank.window_PO2.shape[0]
+    at = lambda tree, index: jax.tree.map(lambda leaf: leaf[index], tree)  # noqa: E731
+
+    def turn(b: Array) -> Any:
+        call = lambda: function(at(rows, b), at(originals_of(bank), b // group))  # noqa: E731
+        return jax.lax.cond(mine_B[b], call, lambda: at(otherwise, b))
+
+    return jax.lax.map(turn, jnp.arange(mine_B.shape[0]))
 
 
 def render(tools: Sequence[Any], bank: ImageBank, view: View, size: tuple[int, int]) -> Array:
@@ -93,16 +126,18 @@ def _with_effects(tools: Sequence[Any], bank: ImageBank, view: View, levels_BhwC
         for number, effect in effects:
             mine_B = effect_B == number
 
-            def apply(levels_BhwC: Array, effect=effect, mine_B=mine_B) -> Array:
-                one = lambda row, originals: effect(*row, originals)  # noqa: E731
-                changed_BhwC = per_row(one, bank, (levels_BhwC, values_BN, view))
-                changed_BhwC = jnp.round(jnp.clip(changed_BhwC, 0.0, 255.0))
-                return jnp.where(mine_B[:, None, None, None], changed_BhwC, levels_BhwC)
+            def apply(levels_BhwC: Array, effect: Effect = effect, mine_B: Array = mine_B) -> Array:
+                one = lambda row, originals: _rounded(effect(*row, originals))  # noqa: E731
+                return for_rows(one, bank, mine_B, (levels_BhwC, values_BN, view), levels_BhwC)
 
             levels_BhwC = jax.lax.cond(jnp.any(mine_B), apply, lambda levels: levels, levels_BhwC)
         return levels_BhwC
 
     return jax.lax.fori_loop(0, view.effect.shape[1], apply_all, levels_BhwC)
+
+
+def _rounded(levels_hwC: Array) -> Array:
+    return jnp.round(jnp.clip(levels_hwC, 0.0, 255.0))
 
 
 def _panel(bank: ImageBank, view: View, panel: int, size: tuple[int, int]) -> Array:
@@ -113,18 +148,20 @@ def _panel(bank: ImageBank, view: View, panel: int, size: tuple[int, int]) -> Ar
     start_B2 = affine_B23[:, :, 2]
     along_B2 = affine_B23[:, :, 0] + affine_B23[:, :, 1]  # of an upright or quarter-turned view: one of the two is 0
     box_B4 = jnp.concatenate([start_B2, start_B2 + along_B2], axis=1)
-    limit_B4 = jnp.concatenate([size_B2, size_B2], axis=1)
-    # A crop has no black around the image: what reaches beyond, by more than nested roundings, is sampled as if tilted.
-    within_B = jnp.all((box_B4 >= -_SLACK) & (box_B4 <= limit_B4 + _SLACK), axis=1)
-    upright_B = (affine_B23[:, 0, 1] == 0) & (affine_B23[:, 1, 0] == 0) & within_B
-    quarter_B = (affine_B23[:, 0, 0] == 0) & (affine_B23[:, 1, 1] == 0) & within_B & ~upright_B
+    # A half of a pair reaches beyond the image as a whole view. Crops can be twice as wide as the image; wider ones, of
+    # turns of turns, are sampled as if tilted.
+    fits_B = jnp.all(jnp.abs(along_B2) <= 2.0 * size_B2 + 0.01, axis=1)
+    upright_B = (affine_B23[:, 0, 1] == 0) & (affine_B23[:, 1, 0] == 0) & fits_B
+    quarter_B = (affine_B23[:, 0, 0] == 0) & (affine_B23[:, 1, 1] == 0) & fits_B & ~upright_B
     around_B4 = _around(size_B2, affine_B23)
-    safe_B4 = jnp.where((upright_B | quarter_B)[:, None], jnp.clip(box_B4, 0.0, limit_B4), around_B4)
+    safe_B4 = jnp.where((upright_B | quarter_B)[:, None], box_B4, around_B4)
 
     def crop(box_B4: Array, height: int, width: int) -> Array:
         stored_BhwC = crop_resize(bank.pixels_POYXC, source_B, box_B4, bank.size_PO2, height, width)
         low_B111, high_B111 = (window_B2[:, k, None, None, None] for k in range(2))
-        return jnp.clip((stored_BhwC - low_B111) / (high_B111 - low_B111), 0.0, 1.0) * 255.0
+        levels_BhwC = jnp.clip((stored_BhwC - low_B111) / (high_B111 - low_B111), 0.0, 1.0) * 255.0
+        on_Bw, on_Bh = (_on_image(box_B4, size_B2, axis, out) for axis, out in enumerate((width, height)))
+        return jnp.where((on_Bh[:, :, None] & on_Bw[:, None, :])[..., None], levels_BhwC, 0.0)
 
     levels_BhwC = crop(safe_B4, height, width)
 
@@ -155,6 +192,14 @@ def _size(bank: ImageBank, source_B: Array) -> Array:
     prompts, originals = bank.size_PO2.shape[:2]
     prompt_B = jnp.arange(source_B.shape[0]) // (source_B.shape[0] // prompts)
     return bank.size_PO2.reshape(-1, 2)[prompt_B * originals + source_B][:, ::-1].astype(jnp.float32)
+
+
+def _on_image(box_B4: Array, size_B2: Array, axis: int, out: int) -> Array:
+    """Which of ``out`` pixels along an axis of a crop have their middle on the image: bool ``[B, out]``."""
+    share_1N = (jnp.arange(out, dtype=jnp.float32)[None, :] + 0.5) / out
+    first_B1, last_B1 = box_B4[:, axis, None], box_B4[:, axis + 2, None]
+    middle_BN = first_B1 + (last_B1 - first_B1) * share_1N
+    return (middle_BN >= 0.0) & (middle_BN <= size_B2[:, axis, None])
 
 
 def _around(size_B2: Array, affine_B23: Array) -> Array:

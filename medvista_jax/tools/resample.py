@@ -105,9 +105,12 @@ class Taps(NamedTuple):
 
 
 def band_taps(start_N: Array, stop_N: Array, size_N: Array, canvas: int, out: int) -> Taps:
-    """:func:`triangle_weights` as bands, whose width K is that of the whole canvas at ``out`` pixels."""
+    """:func:`triangle_weights` as bands, whose width K is that of twice the canvas at ``out`` pixels.
+
+    Half of a pair of views is cut out of a crop twice as wide as what it shows.
+    """
     where = band(start_N, stop_N, out)
-    steps = math.ceil(2 * max(1.0, canvas / out) / TAPS)
+    steps = math.ceil(2 * max(1.0, 2 * canvas / out) / TAPS)
     step_K = jnp.arange(steps * TAPS, dtype=jnp.int32)
     pixel_NOK = where.first_NO[..., None] + step_K[None, None]
     last_N11 = size_N[:, None, None] - 1
@@ -125,9 +128,9 @@ def crop_resize(pixels_POYXC: Array, source_B: Array, box_B4: Array, size_PO2: A
     Args:
       pixels_POYXC: any real dtype, finite on all of the canvas; O originals a prompt, which the rows of a group share.
       source_B: int32, which original; ``B`` a multiple of ``P``, row ``b`` belongs to prompt ``b // (B // P)``.
-      box_B4: float32 x1 y1 x2 y2 in pixels of the original, inside of it. The view is mirrored from left to right
-        where ``x1 > x2`` and upside down where ``y1 > y2``. What lies beyond the original has no weight; a view that
-        sees nothing else is zero.
+      box_B4: float32 x1 y1 x2 y2 in pixels of the original, at most twice as long as the canvas. The view is mirrored
+        from left to right where ``x1 > x2`` and upside down where ``y1 > y2``. What lies beyond the original has no
+        weight; a pixel that sees nothing else is zero.
       size_PO2: int32 rows and columns in use of each original, from the upper left corner of the canvas.
       height, width: size of the result.
 

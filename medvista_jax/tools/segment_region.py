@@ -8,8 +8,8 @@ from medvista_jax.core.dimensions import FRAME
 from medvista_jax.core.tool_spec import Argument
 from medvista_jax.core.types import Array, Fault, View
 from medvista_jax.tools.base import Originals, Sight
-from medvista_jax.tools.components import label
 from medvista_jax.tools.define import Reading, measure_tool
+from medvista_jax.tools.flood import flood
 from medvista_jax.tools.geometry import on_image, panel_of_point, sample_mask, to_pixels
 from medvista_jax.tools.pixels import grey, luminance, pixel_area
 
@@ -73,10 +73,8 @@ def _grow(originals: Originals, source: Array, seed_2: Array, low: Array, high: 
     rows, columns = grey_YX.shape
     size_2 = originals.size_O2[source]
     used_YX = (jnp.arange(rows)[:, None] < size_2[0]) & (jnp.arange(columns)[None] < size_2[1])
-    label_YX = label(used_YX & (grey_YX >= low) & (grey_YX <= high))
     at_2 = jnp.clip(seed_2, 0, jnp.array([columns, rows]) - 1)
-    seed = label_YX[at_2[1], at_2[0]]
-    return (label_YX == seed) & (seed > 0)
+    return flood(used_YX & (grey_YX >= low) & (grey_YX <= high), at_2)
 
 
 def _beside(mask_hw: Array) -> Array:

@@ -46,7 +46,7 @@ def stain_separation(levels_hwC: Array, stain: Array) -> Array:
     white. Densities are -log10(level / 255), of black as of level 1.
     """
     dye_S3 = jnp.asarray([weights(*pair) for pair in _SECTIONS.values()], jnp.float32)
-    density_hw3 = -jnp.log10(jnp.maximum(levels_hwC[..., :3], 1.0) / 255.0)
-    amount_hw = jnp.sum(density_hw3 * dye_S3[stain][None, None], axis=-1)
-    transmitted_hw = 255.0 * 10.0 ** -jnp.maximum(amount_hw, 0.0)
+    log_hw3 = jnp.log(jnp.maximum(levels_hwC, 1.0) / 255.0)
+    red, green, blue = (dye_S3[stain, c] * log_hw3[..., c] for c in range(3))
+    transmitted_hw = 255.0 * jnp.exp(jnp.minimum(red + green + blue, 0.0))  # one base or another
     return jnp.broadcast_to(transmitted_hw[..., None], levels_hwC.shape)

@@ -6,6 +6,7 @@ import base64
 import importlib.util
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -102,7 +103,7 @@ def test_stops_over_the_whole_vocabulary(chat):
 
 def test_constrained_decoding_over_the_whole_vocabulary(chat):
     """What the tokenizer makes of a turn may follow token by token, and the tables stay small."""
-    constraint = compile_constraint(TWO, chat.tokenizer)
+    constraint = jax.tree.map(jnp.asarray, compile_constraint(TWO, chat.tokenizer))
     assert constraint.set_RW.nbytes < 16e6 and constraint.set_RW.shape[1] == 152064 // 32
     calls = [ZOOM_IN.render_call(bbox_2d=[10, 200, 3, 1000]), ADJUST_WINDOW.render_call(low=-160, high=240)]
     acts = [*(f"<tool_call>\n{call}\n</tool_call>" for call in calls), "<answer>left lung</answer>"]

@@ -1,4 +1,4 @@
-"""Connected components against ``skimage.measure.label``, and Otsu's threshold against skimage's: exact, both."""
+"""Connected components and flood fill against ``skimage.measure.label``, and Otsu's threshold against skimage's: exact, both."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 from skimage import filters, measure
 
 from medvista_jax.tools.components import label, sizes
+from medvista_jax.tools.flood import flood
 from medvista_jax.tools.otsu import BINS, otsu
 
 SIDE = 64
-_label, _sizes, _otsu = jax.jit(label), jax.jit(sizes), jax.jit(otsu)
+_label, _sizes, _otsu, _flood = jax.jit(label), jax.jit(sizes), jax.jit(otsu), jax.jit(flood)
 
 
 def snake() -> np.ndarray:
@@ -71,6 +72,18 @@ def test_the_same_partition_as_skimage(name):
     assert sorted(area[area > 0]) == sorted(np.bincount(expected.ravel())[1:])
 
 
+@pytest.mark.parametrize("columns", [SIDE, 45, 31])
+@pytest.mark.parametrize("name", masks())
+def test_floods_fill_the_component_of_the_seed(name, columns):
+    """Words of 32 pixels, the last one not full; seeds on and off the mask."""
+    mask = masks()[name][:, :columns]
+    expected = measure.label(mask, connectivity=1)
+    inside = np.argwhere(mask)[:: max(1, mask.sum() // 3)]
+    for y, x in [*inside, (0, 0), (SIDE - 1, columns - 1)]:
+        found = _flood(jnp.asarray(mask), jnp.array([x, y]))
+        assert (np.asarray(found) == ((expected == expected[y, x]) & mask[y, x])).all()
+
+
 def test_a_label_is_the_last_pixel_of_its_component():
     found = np.asarray(_label(jnp.asarray(spiral())))
     assert set(found[found > 0]) == {1 + int(np.flatnonzero(spiral()).max())}
@@ -80,9 +93,12 @@ def test_rows_of_a_batch_that_need_more_and_fewer_rounds():
     """A while loop under two vmaps runs until the slowest row is done; the others must stay as they were."""
     names = ("empty", "snake", "full", "spiral", "noise 0.6", "corners")
     stack = jnp.asarray(np.stack([masks()[name] for name in names]))
-    together = jax.jit(jax.vmap(jax.vmap(label)))(stack.reshape(2, 3, SIDE, SIDE)).reshape(stack.shape)
-    for row, found in zip(stack, together, strict=True):
+    seed = jnp.zeros((len(names), 2), jnp.int32)
+    twice = lambda f, *rows: jax.jit(jax.vmap(jax.vmap(f)))(*(x.reshape(2, 3, *x.shape[1:]) for x in rows))  # noqa: E731
+    labels, floods = (x.reshape(stack.shape) for x in (twice(label, stack), twice(flood, stack, seed)))
+    for row, found, filled in zip(stack, labels, floods, strict=True):
         assert (found == _label(row)).all()
+        assert (filled == _flood(row, seed[0])).all()
 
 
 @pytest.mark.parametrize("mask", [snake(), spiral(), masks()["noise 0.6"]], ids=["snake", "spiral", "noise"])

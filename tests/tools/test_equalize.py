@@ -60,6 +60,15 @@ def test_the_products_for_tpus_are_the_scatter_and_the_gather():
     np.testing.assert_array_equal(found, look_up_by_gather(levels, around, cell_h, cell_w))
 
 
+def test_a_tpu_multiplies_where_a_cpu_scatters():
+    lowered = {
+        platform: apply.trace(np.zeros((64, 64), np.int32), 2).lower(lowering_platforms=(platform,)).as_text()
+        for platform in ("cpu", "tpu")
+    }
+    assert "stablehlo.scatter" in lowered["cpu"] and "dot_general" not in lowered["cpu"]
+    assert "stablehlo.scatter" not in lowered["tpu"] and "dot_general" in lowered["tpu"]
+
+
 @pytest.mark.parametrize("view", ["whole", "zoom", "quarter", "tilted", "pair"])
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 def test_a_view_is_equalised_as_it_is_shown(view, depth):
@@ -100,11 +109,11 @@ def test_effects_stack_in_the_order_of_the_calls():
 
 
 def test_of_colours_the_luminance_is_equalised_and_the_hue_stays():
-    """Luminance by integers in numpy. The product is rounded to levels; a hue of dark pixels is rough, so not compared."""
+    """Luminance by integers in numpy. The product is rounded to levels; dark pixels have no exact hue."""
     image = looks.smooth(56, 64, 3, seed=6).round().astype(np.uint8)
     play = looks.Episode(looks.environment(*TOOLS), looks.bank([image]))
     before = play.pixels(0).astype(int)
-    grey = np.round((before @ np.array([299, 587, 114])) / 1000)
+    grey = (before @ [299, 587, 114] + 500) // 1000
     wanted = by_opencv(grey, 8)
     shown = play.pixels(play.call("equalize", clip_limit=8)).astype(float)
     gain = np.minimum(wanted / np.maximum(grey, 1), 255 / np.maximum(before.max(-1), 1))

@@ -175,6 +175,18 @@ def test_a_view_that_is_upright_to_the_bit_and_reaches_beyond_the_image_is_black
     assert (shown[: H // 4 - 1] == 0).all() and (shown[:, 1 - W // 4 :] == 0).all()
 
 
+def test_an_upright_view_many_times_as_wide_as_the_image_shows_it_small_in_the_middle():
+    play = play_with(np.full((40, 40, 1), 200, np.uint8))
+    index = play.call("rotate", degrees=45)
+    map_23 = np.array([[160, 0, -60], [0, 160, -60]], np.float32)
+    view = play.state.views.view
+    views = play.state.views.replace(view=view.replace(affine=view.affine.at[0, index].set(map_23)))
+    play.state = play.state.replace(views=views)
+    expected = np.zeros((H, W))
+    expected[18:30, 15:25] = 200
+    np.testing.assert_array_equal(play.pixels(index)[..., 0], expected)
+
+
 def test_a_mirrored_view_turns_the_way_it_is_seen():
     image = looks.smooth(44, 60, seed=9).round().astype(np.uint8)
     play = play_with(image)
