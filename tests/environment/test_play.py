@@ -18,7 +18,7 @@ from PIL import Image
 
 from medvista_jax.environment.__main__ import main
 from medvista_jax.environment.chat_endpoint import ChatEndpoint, EndpointError, RequestFailed, _retry_after
-from medvista_jax.environment.conversation import NativeConversation, names
+from medvista_jax.environment.conversation import NativeConversation, converse, names
 from medvista_jax.environment.episodes import Episodes, Opening
 from medvista_jax.environment.items import Item
 from medvista_jax.environment.play import RecordError, Records, Table
@@ -341,6 +341,20 @@ def test_whatever_a_message_holds_it_is_a_turn_and_the_next_request_is_sound(epi
         assert not reply.done
         talk.tell(reply)
         check(json.loads(json.dumps({"model": "m", "messages": talk.messages, **talk.request()})))
+    episodes.drop(0)
+
+
+@pytest.mark.parametrize("dialect", names())
+def test_every_dialect_makes_sound_requests(episodes, dialect):
+    """Nonsense, then a call by hand through the gym, so that an error and an image are told in the dialect's words."""
+    talk = converse(dialect, episodes.start(0, boards("odd")[0]), [ALL_TOOLS["zoom_in"].spec])
+    assert isinstance(talk.read({"content": "nonsense"}), str)
+    for turn, told in (("nonsense", 1), (zoom(0, 0, 500, 500), 2)):
+        talk.tell(episodes.step({0: turn})[0])
+        request = {"model": "m", "messages": talk.messages, **talk.request()}
+        check(json.loads(json.dumps(request)))
+        assert len(images_of(request)) == told
+        talk.read({"content": "more nonsense"})
     episodes.drop(0)
 
 
