@@ -257,7 +257,8 @@ class Episodes:
             every = [turns.get(row, b"") for row in range(self.rows)]
             run = functools.partial(run_batch, workers=self._workers)
             words = answer_calls(environment, ByteTokenizer(), state, every, np.asarray(asks_B), run)
-        self._states[shape], told = _advance(environment, state, parsed, here_B, words)
+        new_state, told = _advance(environment, state, parsed, here_B, words)
+        self._states[shape] = new_state.replace(bank=state.bank)
         told = jax.device_get(told)
         return {row: self._reply(row, told) for row in turns}
 
@@ -344,7 +345,10 @@ def _read(
 def _advance(
     environment: Environment, state: EnvState, parsed: ParsedTurn, here_B: Array, words: HostWords | None
 ) -> tuple[EnvState, dict[str, Any]]:
-    """The turn of the rows that are here; rows that wait stay as they are, as if they were done."""
+    """The turn of the rows that are here; rows that wait stay as they are, as if they were done.
+
+    The state comes without its bank, which never changes: as a result it would be copied.
+    """
     held = state.replace(done_B=state.done_B | ~here_B)
     new_state, seen = act(environment, held, parsed, words)
     new_state = new_state.replace(done_B=jnp.where(here_B, new_state.done_B, state.done_B))
@@ -354,7 +358,7 @@ def _advance(
 
     shown = jax.eval_shape(render_new)
     out_of_calls_B = new_state.calls_B >= new_state.max_calls_B
-    return new_state, {
+    return new_state.replace(bank=None), {
         "parsed": seen.parsed,
         "tokens_BW": seen.tokens_BW,
         "valid_BW": seen.valid_BW & (seen.feature_BW < 0),

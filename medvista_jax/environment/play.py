@@ -24,7 +24,7 @@ from medvista_jax.environment.episodes import Episodes, Reply
 from medvista_jax.environment.items import AnyItem
 
 MOST_FAILURES = 5
-"""Failed items in a row after which a run gives up."""
+"""Items in a row whose requests failed, after which a run gives up."""
 
 Record = dict[str, Any]
 
@@ -222,7 +222,8 @@ class Table:
         try:
             opening = self._episodes.start(row, item)
         except ValueError as error:  # a file that is no image, too many channels …
-            self._fail(item.id, str(error))
+            self.outcome.failed.append((item.id, str(error)))
+            self._heard(None, f"{item.id}: {error}")
             return
         specs = [tool.spec for tool in self._episodes.tools]
         self._games[row] = Game(item, converse(self._dialect, opening, specs))
@@ -277,6 +278,7 @@ class Table:
             raise fatal
 
     def _fail(self, item: str, why: str) -> None:
+        """The endpoint's fault; a server that is down for good must not be asked about every item."""
         self.outcome.failed.append((item, why))
         self._heard(None, f"{item}: {why}")
         self._in_a_row += 1

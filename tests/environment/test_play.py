@@ -18,7 +18,7 @@ from PIL import Image
 
 from medvista_jax.environment.__main__ import main
 from medvista_jax.environment.chat_endpoint import ChatEndpoint, EndpointError, RequestFailed, _retry_after
-from medvista_jax.environment.conversation import NativeConversation, names
+from medvista_jax.environment.conversation import NativeConversation, converse, names
 from medvista_jax.environment.episodes import Episodes, Opening
 from medvista_jax.environment.items import Item
 from medvista_jax.environment.play import RecordError, Records, Table
@@ -281,6 +281,21 @@ def test_a_server_that_stays_busy_fails_the_request():
             complete(server.url, retries=2)
 
 
+def test_a_server_that_is_down_for_good_ends_the_run(episodes, tmp_path):
+    items = boards(*"abcdefgh")
+    with serving(lambda request: Say(status=503)) as server:
+        with pytest.raises(EndpointError, match="5 items failed one after the other, the last one: .*HTTP 503"):
+            play(server, episodes, tmp_path, items, retries=0)
+
+
+def test_items_that_cannot_be_shown_fail_alone(episodes, tmp_path):
+    odd = [Item(name, "left", [np.zeros((2, 2, 5), np.uint8)], f"board/{name}") for name in "abcdefg"]
+    with serving({"answers": [LEFT]}) as server:
+        records, outcome = play(server, episodes, tmp_path, [*odd, *boards("answers")])
+    assert set(records) == {"answers"} and len(outcome.failed) == 7
+    assert outcome.failed[0][1].startswith("item 'board/a': an image of shape [2, 2, 5]")
+
+
 def test_redirects_are_not_followed():
     with serving(lambda request: Say(status=307, headers={"Location": "http://127.0.0.1:9/v1"})) as server:
         with pytest.raises(EndpointError, match="HTTP 307"):
@@ -326,6 +341,20 @@ def test_whatever_a_message_holds_it_is_a_turn_and_the_next_request_is_sound(epi
         assert not reply.done
         talk.tell(reply)
         check(json.loads(json.dumps({"model": "m", "messages": talk.messages, **talk.request()})))
+    episodes.drop(0)
+
+
+@pytest.mark.parametrize("dialect", names())
+def test_every_dialect_makes_sound_requests(episodes, dialect):
+    """Nonsense, then a call by hand through the gym, so that an error and an image are told in the dialect's words."""
+    talk = converse(dialect, episodes.start(0, boards("odd")[0]), [ALL_TOOLS["zoom_in"].spec])
+    assert isinstance(talk.read({"content": "nonsense"}), str)
+    for turn, told in (("nonsense", 1), (zoom(0, 0, 500, 500), 2)):
+        talk.tell(episodes.step({0: turn})[0])
+        request = {"model": "m", "messages": talk.messages, **talk.request()}
+        check(json.loads(json.dumps(request)))
+        assert len(images_of(request)) == told
+        talk.read({"content": "more nonsense"})
     episodes.drop(0)
 
 
