@@ -204,15 +204,15 @@ def crop_banded(
                 for name in ("first", "offset", "total")
             }
         )
-        rows_hM = _sum_taps(table_NM, down, row_B[b], column_B[b] * channels, window * channels)
-        columns_XM = rows_hM.T.reshape(window, channels * tall)
-        return _sum_taps(columns_XM, _row(across_B, b), -column_B[b], 0, channels * tall)
+        rows_hM = _sum_taps(table_NM, down, row_B[b], column_B[b] * channels, (window * channels,))
+        # Not reshaped: fused with a transposition, that is a division for every element.
+        return _sum_taps(rows_hM.T, _row(across_B, b), -column_B[b], 0, (channels, tall))
 
     def crop(n: Array, views_BhwC: Array) -> Array:
         b, top = order_B[n // blocks], n % blocks * tall
         branches = [lambda b, top, window=window: turned(window, b, top) for window in windows]
-        view_wM = jax.lax.switch(window_B[b], branches, b, top)
-        view_hwC = view_wM.reshape(width * channels, tall).T.reshape(tall, width, channels)
+        view_wCh = jax.lax.switch(window_B[b], branches, b, top)
+        view_hwC = view_wCh.transpose(2, 0, 1)
         return jax.lax.dynamic_update_slice(views_BhwC, view_hwC[None], (b, top, 0, 0))
 
     views_BhwC = jnp.zeros((batch, height, width, channels), jnp.float32)
@@ -285,38 +285,41 @@ def _place(across: _Sums, windows: list[int], columns: int) -> tuple[Array, Arra
     return jnp.minimum(low_B, columns - jnp.array(windows, jnp.int32)[window_B]), window_B
 
 
-def _sum_taps(table_NM: Array, where: _Sums, row: Array, column: Array | int, length: int) -> Array:
-    """Weighted sums of rows of a table: float32 ``[O, length]``.
+def _sum_taps(table_NM: Array, where: _Sums, row: Array, column: Array | int, piece: tuple[int, ...]) -> Array:
+    """Weighted sums of pieces of a table: float32 ``[O, *piece]``.
 
     Args:
-      table_NM: pixel 0 lies in row ``row``; ``length`` entries from ``column`` on are read.
+      table_NM: a piece of pixel ``p`` is k rows from ``k (row + p)`` on, and of those m entries from ``column`` on.
+      piece: (k, m), or (m,) of one row.
     """
+    *several, length = piece
+    each = math.prod(several)
+    inner = tuple(range(1, 1 + len(piece)))
+    numbers = jax.lax.GatherDimensionNumbers(
+        offset_dims=inner,
+        collapsed_slice_dims=() if several else (0,),
+        start_index_map=(0, 1),
+    )
 
-    def add(sum_OM: Array | float, first: Array | int, taps: int) -> Array:
+    def add(total: Array | float, first: Array | int, taps: int) -> Array:
         step_T1 = first + jnp.arange(taps, dtype=jnp.int32)[:, None]
         pixel_TO = where.first[None] + step_T1
         inside_TO = (pixel_TO >= 0) & (pixel_TO <= where.last)
         weight_TO = _triangle(where.offset[None], where.reach, step_T1, inside_TO) / where.total[None]
         # Those without weight are some pixel that is there.
-        row_TO = jnp.clip(jnp.clip(pixel_TO, 0, where.last) + row, 0, table_NM.shape[0] - 1)
+        row_TO = jnp.clip(jnp.clip(pixel_TO, 0, where.last) + row, 0, table_NM.shape[0] // each - 1) * each
+        at_TO2 = jnp.stack([row_TO, jnp.full_like(row_TO, column)], axis=-1)
         for tap in range(taps):
-            sum_OM = sum_OM + weight_TO[tap, :, None] * _pieces(table_NM, row_TO[tap], column, length)
-        return sum_OM
+            seen = jax.lax.gather(table_NM, at_TO2[tap], numbers, (each, length), mode="promise_in_bounds")
+            total = total + jnp.expand_dims(weight_TO[tap], inner) * seen.astype(jnp.float32)
+        return total
 
     def many() -> Array:
-        zero_OM = jnp.zeros((where.first.shape[0], length), jnp.float32)
-        return jax.lax.fori_loop(0, where.steps, lambda step, sum_OM: add(sum_OM, step * TAPS, TAPS), zero_OM)
+        zero = jnp.zeros((*where.first.shape, *piece), jnp.float32)
+        return jax.lax.fori_loop(0, where.steps, lambda step, total: add(total, step * TAPS, TAPS), zero)
 
     # Also what keeps the transpositions before and after out of these loops, which would stride through memory.
     return jax.lax.cond(where.reach <= 1.0, lambda: add(0.0, 0, 2), many)
-
-
-def _pieces(table_NM: Array, row_O: Array, column: Array | int, length: int) -> Array:
-    """``length`` entries of each row, as float32 ``[O, length]``."""
-    start_O2 = jnp.stack([row_O, jnp.full_like(row_O, column)], axis=1)
-    numbers = jax.lax.GatherDimensionNumbers(offset_dims=(1,), collapsed_slice_dims=(0,), start_index_map=(0, 1))
-    piece_OM = jax.lax.gather(table_NM, start_O2, numbers, (1, length), mode="promise_in_bounds")
-    return piece_OM.astype(jnp.float32)
 
 
 def sample_affine(levels_BmnC: Array, affine_B23: Array, height: int, width: int) -> Array:
