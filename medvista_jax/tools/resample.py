@@ -1,8 +1,9 @@
 """Batched crop and resize of device arrays: the numerics of ``jax.image.scale_and_translate`` (linear, antialiased).
 
 A crop resamples rows, then columns; weight matrices of both are banded. On accelerators they are dense matrix products
-all the same, since matrix units are faster than any gather. On a CPU the band alone is summed up, whole rows of pixels
-at a time, crop by crop, so that what one pass writes is still in the cache when the next reads it.
+all the same, since matrix units are faster than any gather. On a CPU the band alone is summed up, over those columns
+alone that a box shows, whole rows of pixels at a time and crop by crop, so that what one pass writes is still in the
+cache when the next reads it.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import jax.numpy as jnp
 from medvista_jax.core.types import Array
 
 TAPS = 4
-"""Pixels of a band that one step of the loop sums up. Zoomed crops need two, reductions by ``s`` need ``2 s``."""
+"""Pixels of a band that one step of the loop sums up. Reductions by ``s`` need ``2 s``; enlargements need two."""
 
-CACHED_BYTES = 512 * 1024
+CACHED_BYTES = 768 * 1024
 """Of an intermediate result: two of them fit in the second-level cache of a core."""
+
+WINDOWS = (4, 2)
+"""Columns that are read of a canvas: a quarter, a half, or all. Each is a branch of the program."""
 
 
 class Band(NamedTuple):
@@ -62,13 +66,16 @@ def band(start_N: Array, stop_N: Array, out: int) -> Band:
     )
 
 
-def _triangle(where: Band, step_NOK: Array, inside_NOK: Array) -> Array:
-    """Normalised weights of the pixels ``first + step``, zero where not ``inside``."""
-    distance_NOK = jnp.abs(where.offset_NO[..., None] - step_NOK.astype(jnp.float32))
-    weights_NOK = jnp.maximum(0.0, 1.0 - distance_NOK / where.reach_N[:, None, None])
-    weights_NOK = jnp.where(inside_NOK, weights_NOK, 0.0)
-    # A box inside of the image has a pixel of weight 1/2 at least; one outside shows nothing.
-    return weights_NOK / jnp.maximum(jnp.sum(weights_NOK, axis=-1, keepdims=True), 1e-6)
+def _triangle(offset: Array, reach: Array, step: Array, inside: Array) -> Array:
+    """Weights of the pixels ``first + step``, not yet normalised; zero where not ``inside``."""
+    return jnp.where(inside, jnp.maximum(0.0, 1.0 - jnp.abs(offset - step.astype(jnp.float32)) / reach), 0.0)
+
+
+def _positive(total: Array) -> Array:
+    """What weights are divided by. A box inside of the image has a pixel of weight 1/2 at least; one outside shows
+    nothing.
+    """
+    return jnp.maximum(total, 1e-6)
 
 
 def triangle_weights(start_N: Array, stop_N: Array, size_N: Array, canvas: int, out: int) -> Array:
@@ -87,42 +94,20 @@ def triangle_weights(start_N: Array, stop_N: Array, size_N: Array, canvas: int, 
     where = band(start_N, stop_N, out)
     pixel_S = jnp.arange(canvas, dtype=jnp.int32)
     inside_N1S = (pixel_S[None] < size_N[:, None])[:, None]
-    return _triangle(where, pixel_S[None, None] - where.first_NO[..., None], inside_N1S)
+    step_NOS = pixel_S[None, None] - where.first_NO[..., None]
+    weights_NOS = _triangle(where.offset_NO[..., None], where.reach_N[:, None, None], step_NOS, inside_N1S)
+    return weights_NOS / _positive(jnp.sum(weights_NOS, axis=-1, keepdims=True))
 
 
-class Taps(NamedTuple):
-    """The same weights without the zeros.
-
-    Attributes:
-      weight_NOK: float32, of K neighbours.
-      pixel_NOK: int32, which; those without weight are some pixel of the image.
-      steps_N: int32, how many steps of :data:`TAPS` neighbours hold all weights.
-    """
-
-    weight_NOK: Array
-    pixel_NOK: Array
-    steps_N: Array
-
-
-def band_taps(start_N: Array, stop_N: Array, size_N: Array, canvas: int, out: int) -> Taps:
-    """:func:`triangle_weights` as bands, whose width K is that of twice the canvas at ``out`` pixels.
-
-    Half of a pair of views is cut out of a crop twice as wide as what it shows.
-    """
-    where = band(start_N, stop_N, out)
-    steps = math.ceil(2 * max(1.0, 2 * canvas / out) / TAPS)
-    step_K = jnp.arange(steps * TAPS, dtype=jnp.int32)
-    pixel_NOK = where.first_NO[..., None] + step_K[None, None]
-    last_N11 = size_N[:, None, None] - 1
-    inside_NOK = (pixel_NOK >= 0) & (pixel_NOK <= last_N11)
-    return Taps(
-        weight_NOK=_triangle(where, step_K[None, None], inside_NOK),
-        pixel_NOK=jnp.clip(pixel_NOK, 0, jnp.maximum(last_N11, 0)),
-        steps_N=jnp.minimum(jnp.ceil(2.0 * where.reach_N / TAPS).astype(jnp.int32), steps),
-    )
-
-
-def crop_resize(pixels_POYXC: Array, source_B: Array, box_B4: Array, size_PO2: Array, height: int, width: int) -> Array:
+def crop_resize(
+    pixels_POYXC: Array,
+    source_B: Array,
+    box_B4: Array,
+    size_PO2: Array,
+    height: int,
+    width: int,
+    needed_B: Array | None = None,
+) -> Array:
     """Resample a box of an original for each row.
 
     Args:
@@ -133,6 +118,7 @@ def crop_resize(pixels_POYXC: Array, source_B: Array, box_B4: Array, size_PO2: A
         weight; a pixel that sees nothing else is zero.
       size_PO2: int32 rows and columns in use of each original, from the upper left corner of the canvas.
       height, width: size of the result.
+      needed_B: bool; rows without are zero, and cost nothing on a CPU. All rows if None.
 
     Returns:
       float32 ``[B, height, width, C]`` in the units of the input.
@@ -149,16 +135,24 @@ def crop_resize(pixels_POYXC: Array, source_B: Array, box_B4: Array, size_PO2: A
     source_B = jnp.clip(source_B.astype(jnp.int32), 0, originals - 1)
     size_BO2 = jnp.repeat(size_PO2.astype(jnp.int32), group, axis=0)
     size_B2 = jnp.take_along_axis(size_BO2, source_B[:, None, None], axis=1)[:, 0]
-    operands = (pixels_POYXC, prompt_B, source_B, box_B4.astype(jnp.float32), size_B2)
+    rows = (pixels_POYXC, prompt_B, source_B, box_B4.astype(jnp.float32), size_B2)
     return jax.lax.platform_dependent(
-        *operands,
-        cpu=lambda *operands: crop_banded(*operands, height, width),
-        default=lambda *operands: crop_dense(*operands, height, width),
+        rows,
+        needed_B,
+        cpu=lambda rows, needed_B: crop_banded(*rows, height, width, needed_B),
+        default=lambda rows, needed_B: crop_dense(*rows, height, width, needed_B),
     )
 
 
 def crop_dense(
-    pixels_POYXC: Array, prompt_B: Array, source_B: Array, box_B4: Array, size_B2: Array, height: int, width: int
+    pixels_POYXC: Array,
+    prompt_B: Array,
+    source_B: Array,
+    box_B4: Array,
+    size_B2: Array,
+    height: int,
+    width: int,
+    needed_B: Array | None = None,
 ) -> Array:
     """:func:`crop_resize` as matrix products, one of rows for each of the O originals and one of columns."""
     prompts, originals, rows, columns, channels = pixels_POYXC.shape
@@ -173,11 +167,19 @@ def crop_dense(
         image_PYM = pixels_POYXC[:, original].astype(jnp.float32).reshape(prompts, rows, columns * channels)
         rows_PNM += jnp.einsum("pny,pym->pnm", wy_PNY, image_PYM, precision=exact)
     rows_BhXC = rows_PNM.reshape(batch, height, columns, channels)
-    return jnp.einsum("bhxc,bwx->bhwc", rows_BhXC, wx_BwX, precision=exact)
+    view_BhwC = jnp.einsum("bhxc,bwx->bhwc", rows_BhXC, wx_BwX, precision=exact)
+    return view_BhwC if needed_B is None else jnp.where(needed_B[:, None, None, None], view_BhwC, 0.0)
 
 
 def crop_banded(
-    pixels_POYXC: Array, prompt_B: Array, source_B: Array, box_B4: Array, size_B2: Array, height: int, width: int
+    pixels_POYXC: Array,
+    prompt_B: Array,
+    source_B: Array,
+    box_B4: Array,
+    size_B2: Array,
+    height: int,
+    width: int,
+    needed_B: Array | None = None,
 ) -> Array:
     """:func:`crop_resize` as sums over the bands, a block of rows of one crop after the other."""
     prompts, originals, rows, columns, channels = pixels_POYXC.shape
@@ -185,21 +187,36 @@ def crop_banded(
     tall = _block(height, 4 * columns * channels)
     blocks = height // tall
     table_NM = pixels_POYXC.reshape(prompts * originals * rows, columns * channels)
-    down = band_taps(box_B4[:, 1], box_B4[:, 3], size_B2[:, 0], rows, height)
-    across = band_taps(box_B4[:, 0], box_B4[:, 2], size_B2[:, 1], columns, width)
-    first_B = (prompt_B * originals + source_B) * rows
-    row_NOK = (first_B[:, None, None] + down.pixel_NOK).reshape(batch * blocks, tall, -1)
-    weight_NOK = down.weight_NOK.reshape(row_NOK.shape)
+    down_B = _sums(box_B4[:, 1], box_B4[:, 3], size_B2[:, 0], rows, height)
+    across_B = _sums(box_B4[:, 0], box_B4[:, 2], size_B2[:, 1], columns, width)
+    row_B = (prompt_B * originals + source_B) * rows
+    windows = _windows(columns)
+    column_B, window_B = _place(across_B, windows, columns)
+    needed_B = jnp.ones(batch, bool) if needed_B is None else needed_B
+    order_B = jnp.argsort(~needed_B)  # Those that are needed come first, and the loop ends with them.
 
-    def crop(n: Array) -> Array:
-        b = n // blocks
-        rows_hM = _sum_taps(table_NM, weight_NOK[n], row_NOK[n], down.steps_N[b])
-        # Turned, so that a column, too, is a contiguous piece of memory.
-        columns_XM = _turned(rows_hM).reshape(columns, channels * tall)
-        view_wM = _sum_taps(columns_XM, across.weight_NOK[b], across.pixel_NOK[b], across.steps_N[b])
-        return _turned(view_wM.reshape(width * channels, tall))
+    def turned(window: int, b: Array, top: Array) -> Array:
+        """The block from row ``top`` on with columns before rows, so that a column is a contiguous piece of memory."""
+        down = _row(down_B, b)
+        down = down._replace(
+            **{
+                name: jax.lax.dynamic_slice_in_dim(getattr(down, name), top, tall)
+                for name in ("first", "offset", "total")
+            }
+        )
+        rows_hM = _sum_taps(table_NM, down, row_B[b], column_B[b] * channels, (window * channels,))
+        # Not reshaped: fused with a transposition, that is a division for every element.
+        return _sum_taps(rows_hM.T, _row(across_B, b), -column_B[b], 0, (channels, tall))
 
-    return jax.lax.map(crop, jnp.arange(batch * blocks)).reshape(batch, height, width, channels)
+    def crop(n: Array, views_BhwC: Array) -> Array:
+        b, top = order_B[n // blocks], n % blocks * tall
+        branches = [lambda b, top, window=window: turned(window, b, top) for window in windows]
+        view_wCh = jax.lax.switch(window_B[b], branches, b, top)
+        view_hwC = view_wCh.transpose(2, 0, 1)
+        return jax.lax.dynamic_update_slice(views_BhwC, view_hwC[None], (b, top, 0, 0))
+
+    views_BhwC = jnp.zeros((batch, height, width, channels), jnp.float32)
+    return jax.lax.fori_loop(0, jnp.sum(needed_B) * blocks, crop, views_BhwC)
 
 
 def _block(height: int, row_bytes: int) -> int:
@@ -208,27 +225,101 @@ def _block(height: int, row_bytes: int) -> int:
     return max(fitting, default=height)
 
 
-def _turned(pixels_NM: Array) -> Array:
-    # Behind a barrier: fused into its neighbours, a transposition makes them stride through memory.
-    return jax.lax.optimization_barrier(jax.lax.optimization_barrier(pixels_NM).T)
+def _windows(columns: int) -> list[int]:
+    """Widths that a crop may read, the canvas last.
+
+    Odd multiples of 16: rows of even ones share few sets of a cache, and a transposition goes through all rows.
+    """
+    return [columns // part // 16 // 2 * 32 + 16 for part in WINDOWS if columns // part >= 64] + [columns]
 
 
-def _sum_taps(table_NM: Array, weight_OK: Array, row_OK: Array, steps: Array) -> Array:
-    """Weighted sums of rows of a table: float32 ``[O, M]``."""
-    weight_OK, row_OK = jax.lax.optimization_barrier((weight_OK, row_OK))
+class _Sums(NamedTuple):
+    """Bands of which pixels are summed up, of all rows or of one.
 
-    def add(step: Array | int, sum_OM: Array) -> Array:
-        weight_OT = jax.lax.dynamic_slice_in_dim(weight_OK, step * TAPS, TAPS, axis=1)
-        row_OT = jax.lax.dynamic_slice_in_dim(row_OK, step * TAPS, TAPS, axis=1)
-        for tap in range(TAPS):
-            seen_OM = table_NM.at[row_OT[:, tap]].get(mode="promise_in_bounds")
-            sum_OM = sum_OM + weight_OT[:, tap, None] * seen_OM.astype(jnp.float32)
-        return sum_OM
+    Attributes:
+      first, offset, reach: as in :class:`Band`.
+      total: float32, sum of the weights of an output pixel.
+      last: int32, the last pixel of the image.
+      steps: int32, how many steps of :data:`TAPS` neighbours hold all weights.
+    """
 
-    zero_OM = jnp.zeros((weight_OK.shape[0], table_NM.shape[1]), jnp.float32)
-    if weight_OK.shape[1] == TAPS:  # A loop of one step would have its products hoisted, each into an array.
-        return add(0, zero_OM)
-    return jax.lax.fori_loop(0, steps, add, zero_OM)
+    first: Array
+    offset: Array
+    reach: Array
+    total: Array
+    last: Array
+    steps: Array
+
+
+def _row(sums: _Sums, b: Array) -> _Sums:
+    return jax.tree.map(lambda of_all: of_all[b], sums)
+
+
+def _sums(start_N: Array, stop_N: Array, size_N: Array, canvas: int, out: int) -> _Sums:
+    """Bands of up to twice the canvas at ``out`` pixels: half of a pair of views is cut out of a crop twice as wide as
+    what it shows.
+    """
+    where = band(start_N, stop_N, out)
+    steps = math.ceil(2 * max(1.0, 2 * canvas / out) / TAPS)
+    step_1K1 = jnp.arange(steps * TAPS, dtype=jnp.int32)[None, :, None]
+    pixel_NKO = where.first_NO[:, None] + step_1K1
+    inside_NKO = (pixel_NKO >= 0) & (pixel_NKO < size_N[:, None, None])
+    weight_NKO = _triangle(where.offset_NO[:, None], where.reach_N[:, None, None], step_1K1, inside_NKO)
+    return _Sums(
+        first=where.first_NO,
+        offset=where.offset_NO,
+        reach=where.reach_N,
+        total=_positive(jnp.sum(weight_NKO, axis=1)),
+        last=jnp.maximum(size_N - 1, 0),
+        steps=jnp.minimum(jnp.ceil(2.0 * where.reach_N / TAPS).astype(jnp.int32), steps),
+    )
+
+
+def _place(across: _Sums, windows: list[int], columns: int) -> tuple[Array, Array]:
+    """The first column that each crop reads, and the number of the narrowest window that holds all it shows."""
+    ends_B2 = across.first[:, jnp.array([0, -1])]
+    low_B = jnp.clip(jnp.min(ends_B2, axis=1), 0, columns - 1)
+    high_B = jnp.max(ends_B2, axis=1) + jnp.ceil(2.0 * across.reach).astype(jnp.int32)
+    span_B = jnp.minimum(high_B, across.last + 1) - low_B
+    window_B = jnp.sum(span_B[:, None] > jnp.array(windows[:-1], jnp.int32)[None], axis=1)
+    return jnp.minimum(low_B, columns - jnp.array(windows, jnp.int32)[window_B]), window_B
+
+
+def _sum_taps(table_NM: Array, where: _Sums, row: Array, column: Array | int, piece: tuple[int, ...]) -> Array:
+    """Weighted sums of pieces of a table: float32 ``[O, *piece]``.
+
+    Args:
+      table_NM: a piece of pixel ``p`` is k rows from ``k (row + p)`` on, and of those m entries from ``column`` on.
+      piece: (k, m), or (m,) of one row.
+    """
+    *several, length = piece
+    each = math.prod(several)
+    inner = tuple(range(1, 1 + len(piece)))
+    numbers = jax.lax.GatherDimensionNumbers(
+        offset_dims=inner,
+        collapsed_slice_dims=() if several else (0,),
+        start_index_map=(0, 1),
+    )
+
+    def add(total: Array | float, first: Array | int, taps: int) -> Array:
+        step_T1 = first + jnp.arange(taps, dtype=jnp.int32)[:, None]
+        pixel_TO = where.first[None] + step_T1
+        inside_TO = (pixel_TO >= 0) & (pixel_TO <= where.last)
+        weight_TO = _triangle(where.offset[None], where.reach, step_T1, inside_TO) / where.total[None]
+        # Those without weight are some pixel that is there.
+        row_TO = jnp.clip(jnp.clip(pixel_TO, 0, where.last) + row, 0, table_NM.shape[0] // each - 1) * each
+        at_TO2 = jnp.stack([row_TO, jnp.full_like(row_TO, column)], axis=-1)
+        for tap in range(taps):
+            seen = jax.lax.gather(table_NM, at_TO2[tap], numbers, (each, length), mode="promise_in_bounds")
+            total = total + jnp.expand_dims(weight_TO[tap], inner) * seen.astype(jnp.float32)
+        return total
+
+    def many() -> Array:
+        zero = jnp.zeros((*where.first.shape, *piece), jnp.float32)
+        return jax.lax.fori_loop(0, where.steps, lambda step, total: add(total, step * TAPS, TAPS), zero)
+
+    # Also what keeps the transpositions before and after out of these loops, which would stride through memory.
+    return jax.lax.cond(where.reach <= 1.0, lambda: add(0.0, 0, 2), many)
 
 
 def sample_affine(levels_BmnC: Array, affine_B23: Array, height: int, width: int) -> Array:

@@ -217,6 +217,54 @@ def test_a_crop_of_a_crop_is_the_crop_of_the_composed_box():
     np.testing.assert_allclose(crops(first, inner, 9, 12), crops(pixels, composed, 9, 12), atol=3e-4)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_reading_only_the_columns_a_box_shows_changes_no_bit(channels, monkeypatch):
+    """Boxes as wide as each branch holds and a pixel more, at both borders, mirrored, and beyond the image."""
+    rows, columns = 40, 300
+    windows = resample._windows(columns)
+    assert windows == [80, 144, 300]
+    starts_stops = [(0, columns), (297.5, 299.5), (260, 340), (-60, 30), (-300, 300), (320, 380), (299, 0)]
+    for window in windows[:-1]:
+        for wide in (window - 2, window - 1.5, window, window + 1):
+            starts_stops += [(0, wide), (300 - wide, 300), (70.3, 70.3 + wide), (71 + wide, 71)]
+    box = np.array([(x1, 3.2, x2, 37.1) for x1, x2 in starts_stops], np.float32)
+    zero_B = jnp.zeros(len(box), jnp.int32)
+    size_B2 = jnp.full((len(box), 2), jnp.array([rows, columns]))
+    operands = (jnp.asarray(noise(rows, columns, channels))[None, None], zero_B, zero_B, jnp.asarray(box), size_B2)
+    ours = jax.jit(lambda *operands: crop_banded(*operands, 20, 32))(*operands)
+    monkeypatch.setattr(resample, "WINDOWS", ())
+    whole = jax.jit(lambda *operands: crop_banded(*operands, 20, 32))(*operands)
+    np.testing.assert_array_equal(ours, whole)
+    np.testing.assert_allclose(ours, dense(*operands, 20, 32), atol=1e-3)
+
+
+@pytest.mark.parametrize("function", [crop_banded, crop_dense])
+def test_rows_that_are_not_needed_are_zero_and_the_others_as_ever(function):
+    image, box = noise(31, 40, 3) | 1, random_boxes(6, 31, 40)
+    operands = (
+        jnp.asarray(image)[None, None],
+        jnp.zeros(6, jnp.int32),
+        jnp.zeros(6, jnp.int32),
+        box,
+        jnp.array([[31, 40]] * 6),
+    )
+    program = jax.jit(lambda needed_B, *operands: function(*operands, 8, 9, needed_B))
+    every = np.stack([by_weights(image, one, 8, 9) for one in box])
+    for needed in ([1, 0, 0, 1, 1, 0], [0] * 6, [1] * 6, [0, 0, 0, 0, 0, 1]):
+        needed_B = np.array(needed, bool)
+        shown = np.asarray(program(needed_B, *operands))
+        np.testing.assert_array_equal(shown[~needed_B], 0.0)
+        np.testing.assert_allclose(shown[needed_B], every[needed_B], atol=2e-4)
+    assert program._cache_size() == 1
+
+
+def test_crop_resize_hands_on_which_rows_are_needed():
+    pixels, size_PO2 = jnp.asarray(noise(12, 12) | 1)[None, None], jnp.array([[[12, 12]]])
+    box_B4, needed_B = jnp.array([[0.0, 0.0, 12.0, 12.0]] * 3), jnp.array([True, False, True])
+    shown = np.asarray(crop_resize(pixels, jnp.zeros(3, jnp.int32), box_B4, size_PO2, 4, 4, needed_B))
+    assert shown.reshape(3, -1).any(axis=1).tolist() == [True, False, True]
+
+
 def test_boxes_beside_the_image_show_nothing():
     shown = crops(noise(12, 12) | 1, np.array([[20, 0, 30, 12], [-9, -9, -2, -2]], np.float32), 4, 4)
     assert not shown.any()
