@@ -5,9 +5,9 @@
     python experiments/bench_tools.py --out runs/bench_tools   # tools.md and tools.json beside what is printed
 
 Both sides get the same calls on the same 8-bit images in memory (crops of scikit-image's fundus and colon pictures) and
-give back the same views or numbers; *differs* says by how much: of images the mean difference in grey levels, of numbers
-the largest share. Ours is one compiled call for the whole batch, from stored pixels to what the policy sees; the peer is
-a Python loop that does it image by image. Medians of interleaved repetitions after a warm-up, in one process.
+give back the same views or numbers; *differs* says by how much: of images the mean difference in grey levels, of
+numbers the largest share. Ours is one compiled call for the whole batch, from stored pixels to what the policy sees; the
+peer is a Python loop that does it image by image. Medians of interleaved repetitions after a warm-up, in one process.
 
 OpenCV is no requirement of the package: pip install opencv-python-headless (the extra "dev" has it).
 """
@@ -217,6 +217,14 @@ PEERS: Mapping[str, Peer] = {
     ),
     "find_bright_blobs": Peer(lambda rng: {"count": 5}, find_bright_blobs, "Pillow, scikit-image"),
 }
+
+
+OTHERWISE = {
+    "overlay_grid": "other font",
+    "stain_separation": "amounts, not levels",
+    "find_bright_blobs": "other scales",
+}
+"""Where the user's loop does the same job with another result."""
 
 
 def pictures(count: int, side: int, colour: bool, rng: np.random.Generator) -> list[np.ndarray]:

@@ -113,6 +113,39 @@ def grpo_step(
     """
     step_key = jax.random.fold_in(state.key, state.step)
     trajectory = rollout(model, state.params(), environment, question, step_key, config.group, sampling)
+    return _update(model, optimizer, config, environment, state, trajectory, key, sampling)
+
+
+@partial(jax.jit, static_argnames=("model", "optimizer", "config"), donate_argnames=("state",))
+def grpo_update(
+    model: VisionLanguageModel,
+    optimizer: optax.GradientTransformation,
+    config: GRPOConfig,
+    environment: Environment,
+    state: TrainState,
+    trajectory: Trajectory,
+    key: AnswerKey,
+    sampling: Sampling,
+) -> tuple[TrainState, Metrics]:
+    """The second half of :func:`grpo_step`, from a trajectory that was played apart: where host tools took part.
+
+    Args:
+      trajectory: of :func:`medvista_jax.rollout.host_loop.rollout_with_host`, ``config.group`` rows a prompt, played
+        with ``state.params()`` and this ``sampling``.
+    """
+    return _update(model, optimizer, config, environment, state, trajectory, key, sampling)
+
+
+def _update(
+    model: VisionLanguageModel,
+    optimizer: optax.GradientTransformation,
+    config: GRPOConfig,
+    environment: Environment,
+    state: TrainState,
+    trajectory: Trajectory,
+    key: AnswerKey,
+    sampling: Sampling,
+) -> tuple[TrainState, Metrics]:
     with jax.named_scope("reward"):
         terms = PRESETS[config.reward](trajectory, key)
         advantage_B = group_normalised(terms.total_B, config.group)

@@ -12,10 +12,10 @@ from medvista_jax.tools.pixels import percentiles
 
 
 @measure_tool(
-    "Show an image again between two values: Hounsfield units in CT, else grey values; or percentiles of the image.",
+    "Show an image again between two values (HU in CT).",
     Argument("low", "value shown black", "integer", -32768, 65535),
     Argument("high", "value shown white", "integer", -32768, 65535),
-    Argument("unit", "what low and high are", "enum", choices=("value", "percentile"), default=0),
+    Argument("unit", "of low and high", "enum", choices=("value", "percentile"), default=0),
     texts=("image {image}",),
     family="intensity",
     image=True,

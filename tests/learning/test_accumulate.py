@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.core.types import Trajectory, Views
+from medvista_jax.core.types import Trajectory, View, Views
 from medvista_jax.learning import grpo, sft
 from medvista_jax.learning.accumulate import Bucket, accumulate
 from medvista_jax.learning.state import split
@@ -41,7 +41,8 @@ def ragged() -> tuple[Trajectory, dict]:
         positions_BSZ=np.maximum(valid.cumsum(1) - 1, 0)[..., None].astype(np.int32),
         turn_BS=feature,
         logprobs_BS=rng.normal(size=valid.shape).astype(np.float32),
-        views=Views(zero_BI, zero_BI, zero_BI, np.array(COUNTS, np.int32)),
+        allowed_BS=np.full(valid.shape, -1, np.int32),
+        views=Views(View(*[zero_BI] * 7), np.array(COUNTS, np.int32)),
         truncated_B=np.zeros(ROWS, bool),
         **nothing,
     )

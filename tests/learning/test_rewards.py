@@ -44,7 +44,8 @@ def trajectory(rows: list[dict], slots: int = 120) -> Trajectory:
         answer[b, : len(raw)], length[b] = np.frombuffer(raw, np.uint8), len(raw)
     zero = np.zeros((count, R), np.int32)
     turns = Turns(zero, zero, zero, zero[..., None], formed, zero)
-    nothing = dict.fromkeys(("feature_BS", "positions_BSZ", "logprobs_BS", "features_BILE", "views", "valid_BS"))
+    unused = ("feature_BS", "positions_BSZ", "logprobs_BS", "allowed_BS", "features_BILE", "views", "valid_BS")
+    nothing = dict.fromkeys(unused)
     return jax.tree.map(
         jnp.asarray,
         Trajectory(

@@ -174,6 +174,7 @@ def test_case(read_cases, index) -> None:
 
 def test_every_text_fault_is_among_the_cases() -> None:
     beyond_text = {"NO_ACTION", "NO_SUCH_IMAGE", "NO_CALLS_LEFT", "NO_IMAGES_LEFT"}
+    beyond_text |= {"TOOL_FAILED", "TOOL_TIMED_OUT", "UNSUITABLE_IMAGE"}
     assert {fault for _, fault, *_ in CASES} == {fault.name for fault in Fault} - beyond_text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
@@ -135,6 +136,18 @@ def test_optional_columns(folder):
     assert (item.id, item.answer_type, item.answer, item.family) == ("17", "CLOSED", "2", "mine")
 
 
+def test_a_question_with_several_images_gets_them_all(folder):
+    """Slots of the question with most images; who has fewer has pixels of no size there, and a shorter prompt."""
+    write(folder / "questions.jsonl", [{**ROWS[0], "answer": "yes"}, {**ROWS[0], "answer": "no"}])
+    one, other = read_questions(folder)
+    pair = dataclasses.replace(other, load=lambda: (one.images[0], one.images[0]))
+    pool = QuestionPool([one, pair], ["chests"], CompactChat(tiny.TOKENIZER), list(DEFAULT_TOOLS.values()), 4, 64, 2)
+    question, _ = pool.batch(np.array([0, 1]))
+    assert question.bank.count_P.tolist() == [1, 2] and question.bank.pixels_POYXC.shape[:2] == (2, 2)
+    assert not question.bank.pixels_POYXC[0, 1].any() and question.bank.size_PO2[0, 1].tolist() == [1, 1]
+    assert (question.feature_PS >= 0).sum(axis=1).tolist() == [4, 8]
+
+
 def test_items_serve_the_question_pool(folder):
     rows = [{**ROWS[0], "answer": "yes"}, {**ROWS[0], "answer": "no"}]
     write(folder / "questions.jsonl", rows)
@@ -143,7 +156,9 @@ def test_items_serve_the_question_pool(folder):
         items, ["chests"], CompactChat(tiny.TOKENIZER), list(DEFAULT_TOOLS.values()), 4, prompt_slots=64, turns=2
     )
     question, key = pool.batch(np.array([1]))
-    np.testing.assert_array_equal(question.bank.pixels_POYXC[0, 0, ..., 0], PIXELS)
+    rows, columns = PIXELS.shape[:2]
+    np.testing.assert_array_equal(question.bank.pixels_POYXC[0, 0, :rows, :columns, 0], PIXELS)
+    assert question.bank.size_PO2.tolist() == [[[rows, columns]]] and question.bank.pixels_POYXC.shape[2] == 256
     assert bytes(key.answer_PN[0]).rstrip(b"\0") == b"no"
     theirs = set(AtlasItem.__dataclass_fields__) - {"concepts"}
     assert all(hasattr(items[0], name) for name in theirs)
