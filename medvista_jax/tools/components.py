@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from medvista_jax.core.types import Array
+from medvista_jax.tools.pixels import only_if
 
 
 def label(mask_YX: Array) -> Array:
@@ -48,6 +49,23 @@ def sizes(label_YX: Array) -> Array:
     """Pixels of each component, int32 ``[Y * X]``, at the index of its last pixel; 0 elsewhere."""
     counts_N = jnp.zeros((label_YX.size + 1,), jnp.int32).at[label_YX.ravel()].add(1)
     return counts_N[1:]
+
+
+def count_components(mask_YX: Array, smallest: Array) -> tuple[Array, Array]:
+    """How many components have at least ``smallest`` pixels, int32, and how many they have on average, float32."""
+    label_YX = label(mask_YX)
+    own_YX = jnp.arange(1, mask_YX.size + 1, dtype=jnp.int32).reshape(mask_YX.shape)
+
+    def of_all() -> Array:
+        return jnp.stack([jnp.sum(label_YX == own_YX, dtype=jnp.int32), jnp.sum(mask_YX, dtype=jnp.int32)])
+
+    def of_large() -> Array:
+        area_N = sizes(label_YX)
+        counts_N = area_N >= smallest
+        return jnp.stack([jnp.sum(counts_N, dtype=jnp.int32), jnp.sum(jnp.where(counts_N, area_N, 0))])
+
+    found_2 = only_if(smallest > 1, of_large, of_all())
+    return found_2[0], found_2[1] / jnp.maximum(found_2[0], 1)
 
 
 def _with_neighbours(label_YX: Array) -> Array:
