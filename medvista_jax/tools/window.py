@@ -23,7 +23,7 @@ from medvista_jax.tools.pixels import grey
 FITTED = (1, 2, 3, 4, 8)
 """Eighths of the sides of the canvas: the sides of windows that are cut to fit, rounded up."""
 
-GROWN = (1, 2, 4, 8)
+GROWN = (2, 8)
 """Of windows that grow."""
 
 T = TypeVar("T")
