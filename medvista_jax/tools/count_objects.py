@@ -17,7 +17,7 @@ from medvista_jax.tools.region import Region, empty_fault, in_region, source_of_
 AUTOMATIC = -32769
 """The threshold that stands for Otsu's."""
 
-_FOUND = "objects: {0:7}, mean area {1:7.1} pixels"
+_FOUND = "objects: {0:7u}, mean area {1:7.1u} pixels"
 _THRESHOLD = ", threshold {3:6.1}"
 
 
@@ -34,7 +34,7 @@ _THRESHOLD = ", threshold {3:6.1}"
     ),
     Argument("polarity", "whether objects are above or below it", "enum", choices=("bright", "dark"), default=0),
     Argument("minimum_area", "pixels of the smallest object that counts", "integer", 1, 1_000_000, default=1),
-    texts=(_FOUND + _THRESHOLD, _FOUND + ", {2:7.2} mm2" + _THRESHOLD),
+    texts=(_FOUND + _THRESHOLD, _FOUND + ", {2:7.2u} mm2" + _THRESHOLD),
 )
 def count_objects(sight: Sight, bbox_2d: Array, threshold: Array, polarity: Array, minimum_area: Array) -> Reading:
     """Original pixels with their centre in the box; those that touch along an edge are one object (4-connectivity).

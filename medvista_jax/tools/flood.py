@@ -15,10 +15,11 @@ _HALVES = ((16, 0x0000FFFF), (8, 0x00FF00FF), (4, 0x0F0F0F0F), (2, 0x33333333), 
 def flood(mask_YX: Array, seed_2: Array) -> Array:
     """The component of a mask that holds a pixel.
 
-    32 pixels of a row are one word. A round fills every run of the mask that holds a filled pixel from end to end, first
-    along the rows, then along the columns. A run is filled by one addition: the carry runs from a filled pixel through
-    the ones of the mask up to the run's end. Filled pixels only become more and never leave the component, so the loop
-    ends; where it ends no run is half full. It takes a round for every two corners of the way that turns least.
+    32 pixels of a row are one word. A round fills every run of the mask that holds a filled pixel from end to end,
+    first along the rows, then along the columns. A run is filled by one addition: the carry goes from a filled pixel
+    through the ones of the mask up to the run's end. Filled pixels only become more and never leave the component, so
+    the loop ends; where it ends no run is half full. It takes a round for every two corners of the way that turns
+    least.
 
     Args:
       mask_YX: bool.
@@ -76,7 +77,10 @@ def _reversed(words_YN: Array) -> Array:
 
 
 def _transposed(words_YN: Array) -> Array:
-    """Columns as rows, of ``32 M`` rows: uint32 ``[32 N, M]``. Blocks of 32 x 32 are transposed by halves (Warren 2002)."""
+    """The columns of ``32 M`` rows as rows: uint32 ``[32 M, N] -> [32 N, M]``.
+
+    Blocks of 32 x 32 pixels are transposed by halves (H. S. Warren, Hacker's Delight, section 7-3).
+    """
     blocks, words = words_YN.shape[0] // WORD, words_YN.shape[1]
     block_MrN = words_YN.reshape(blocks, WORD, words)
     for by, low in _HALVES:

@@ -125,8 +125,8 @@ def inverse(affine_23: Array) -> Array:
 def unit_terms(view: View, panel: Array, canvas: tuple[int, int]) -> tuple[Array, Array]:
     """What the column and what the row of a pixel's centre add to its (u, v): float32 ``[2, X]`` and ``[2, Y]``.
 
-    Of the panel's original. Worked out once for the canvas: whatever window of it is looked at, a pixel adds up the same
-    two numbers, and lies on the same side of the edge of a box.
+    Of the panel's original. Worked out once for the canvas: whatever window of it is looked at, a pixel adds up the
+    same two numbers, and lies on the same side of the edge of a box.
     """
     m = inverse(view.affine[panel])
     x_1X, y_1Y = (jnp.arange(canvas[axis], dtype=jnp.float32)[None] + 0.5 for axis in (1, 0))
@@ -146,9 +146,9 @@ def inside(view: View, panel: Array, box_4: Array, u_YX: Array, v_YX: Array) -> 
 
 
 def bounds(view: View, panel: Array, box_4: Array, size_2: Array) -> Array:
-    """Pixels of the panel's original around a box of the view, a pixel to spare: int32 x1 y1 x2 y2, x2 and y2 not in it.
+    """Pixels of the panel's original around a box of the view, a pixel to spare: int32 from x1 y1 up to x2 y2.
 
-    Clipped to the ``size_2`` rows and columns of the original.
+    The last are not in it. Clipped to the ``size_2`` rows and columns of the original.
     """
     u_4, v_4 = (box_4.astype(jnp.float32)[jnp.array(corners)] / FRAME for corners in ((0, 2, 0, 2), (1, 1, 3, 3)))
     m = view.affine[panel]

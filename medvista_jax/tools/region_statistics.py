@@ -12,13 +12,13 @@ from medvista_jax.tools.define import Reading, measure_tool
 from medvista_jax.tools.pixels import physical, pixel_area, rescale
 from medvista_jax.tools.region import Region, empty_fault, in_region, source_of_box
 
-_VALUES = "mean {0:6.1}, sd {1:6.1}, min {2:6.1}, max {3:6.1}, area {4:7} pixels"
+_VALUES = "mean {0:6.1}, sd {1:6.1u}, min {2:6.1}, max {3:6.1}, area {4:7u} pixels"
 
 
 @measure_tool(
     "Measure mean, standard deviation, minimum, maximum and area of a box: Hounsfield units in CT, else grey values.",
     Argument("bbox_2d", f"x1, y1, x2, y2 of the box, 0 to {FRAME} of the image", "box", 0, FRAME),
-    texts=(_VALUES, _VALUES + ", {5:6.1} mm2"),
+    texts=(_VALUES, _VALUES + ", {5:6.1u} mm2"),
 )
 def region_statistics(sight: Sight, bbox_2d: Array) -> Reading:
     """Of the original pixels whose centres lie in the box, in physical units; of colours the rounded luminance.
@@ -67,7 +67,7 @@ def _statistics(part: Region, levels: int) -> tuple[Array, ...]:
 
 
 def _sum(value_YX: Array) -> tuple[Array, Array]:
-    """Sum of whole numbers below 2**16 on at most 2**16 rows and columns, in parts: ``upper * 2**16 + lower``, uint32."""
+    """Sum of whole numbers below 2**16, of at most 2**16 rows and columns: uint32 ``upper * 2**16 + lower``."""
     sum_X = jnp.sum(value_YX, axis=0, dtype=jnp.uint32)
     return jnp.sum(sum_X >> 16), jnp.sum(sum_X & 0xFFFF)
 

@@ -44,7 +44,7 @@ def draw_outline(levels_hwC: Array, values_N: Array, view: View, originals: Orig
     "Outline the connected region around a point whose values are close to the point's, and measure its area.",
     Argument("point", f"x, y of a point in the region, 0 to {FRAME} of the image", "point", 0, FRAME),
     Argument("tolerance", "largest difference in value, Hounsfield units in CT", "integer", 0, 65535),
-    texts=("image {image}, area {0:7} pixels", "image {image}, area {0:7} pixels, {1:6.1} mm2"),
+    texts=("image {image}, area {0:7u} pixels", "image {image}, area {0:7u} pixels, {1:6.1u} mm2"),
     family="recognise",
     image=True,
     effect=draw_outline,

@@ -14,7 +14,7 @@ _MIRROR = ((-1.0, 0.0, 1.0), (0.0, 1.0, 0.0))
 
 @measure_tool(
     "Show the difference between an image and its left-right mirror image, and measure it.",
-    texts=("image {image}, difference {0:3.2} %",),
+    texts=("image {image}, difference {0:3.2u} %",),
     image=True,
     reads=False,
     sees=True,

@@ -1,8 +1,8 @@
 """The part of a canvas that a measurement needs: it costs what its region is large, not what the image is.
 
-Shapes are static under jit, so a window has one of a few shapes, and a branch is compiled for each. On a CPU, where rows
-come one after the other, only the branch that a row needs is carried out. Rows abreast, on accelerators, would carry out
-all of them: there the window is the canvas.
+Shapes are static under jit, so a window has one of a few shapes, and a branch is compiled for each. On a CPU, where
+rows come one after the other, only the branch that a row needs is carried out. Rows abreast, on accelerators, would
+carry out all of them: there the window is the canvas.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def pack(mask_YX: Array) -> Array:
 
 
 def ranks(mask_YX: Array) -> tuple[Array, Array]:
-    """How many pixels of the mask come up to and with each pixel in reading order, int32 ``[Y, X]``; and how many in all.
+    """How many pixels of the mask come up to and with each pixel in reading order, int32 ``[Y, X]``; how many in all.
 
     A running sum over words, and a count of bits within each.
     """
