@@ -201,6 +201,7 @@ class ObservationTemplates:
       place_NW: int32 power of ten of the digit, -1 for the sign slot.
       decimals_NW: int32 digits behind the point of the number.
       most_NW: int32 largest magnitude of the number, in units of its last digit.
+      signed_NW: int32, 1 where the number may be negative, else 0.
       said_NW: int32 index of the host's token that stands here, -1 for none.
       digits: int32 [10] ids of the digits.
     """
@@ -212,6 +213,7 @@ class ObservationTemplates:
     place_NW: Array
     decimals_NW: Array
     most_NW: Array
+    signed_NW: Array
     said_NW: Array
     digits: Array
 
@@ -231,6 +233,7 @@ class _Slot(NamedTuple):
     place: int = 0
     decimals: int = 0
     most: int = 0
+    signed: int = 0
     said: int = -1
 
 
@@ -314,10 +317,10 @@ def _observation_row(
 
 
 def _number_slots(tokenizer: Tokenizer, pad: int, slot: Slot) -> list[_Slot]:
-    """Sign, digits, point and decimals of a number; the image's index has no sign."""
-    digit = _Slot(pad, number=slot.number + 1, decimals=slot.behind, most=slot.most)
+    """Sign, where there is room for one, digits, point and decimals of a number."""
+    digit = _Slot(pad, number=slot.number + 1, decimals=slot.behind, most=slot.most, signed=int(slot.signed))
     places = [digit._replace(place=place) for place in reversed(range(slot.before + slot.behind))]
-    sign = [digit._replace(token=_single(tokenizer, "-"), place=-1)] if slot.number >= 0 else []
+    sign = [digit._replace(token=_single(tokenizer, "-"), place=-1)] if slot.signed else []
     point = [_Slot(token) for token in tokenizer.encode(".")] if slot.behind else []
     return [*sign, *places[: slot.before], *point, *places[slot.before :]]
 
@@ -350,7 +353,8 @@ def render(
     Args:
       kind_B: int32 row: a :class:`Fault`, or ``len(Fault) + i`` for the i-th text.
       image_B: int32 index of the returned image.
-      numbers_BN: float32; rounded to the slot's decimals, magnitudes clipped to its digits, NaN becomes 0.
+      numbers_BN: float32; rounded to the slot's decimals, magnitudes clipped to its digits, NaN becomes 0, and so does
+        what is below 0 where a slot has no sign.
       final_B: bool, whether the text says that the next turn must answer.
       words: of host tools, for rows of the last kind.
 
@@ -363,6 +367,7 @@ def render(
     value_BW = jnp.take_along_axis(all_BN, jnp.clip(table.number_NW, 0, all_BN.shape[1] - 1), axis=1)
     power_N = jnp.asarray([10**place for place in range(MOST_DIGITS)], jnp.int32)
     scaled_BW = jnp.round(jnp.nan_to_num(value_BW) * power_N[table.decimals_NW].astype(jnp.float32))
+    scaled_BW = jnp.where(table.signed_NW > 0, scaled_BW, jnp.maximum(scaled_BW, 0.0))
     # A float32 bound could round up past int32's place for it: compare before the conversion.
     beyond_BW = jnp.abs(scaled_BW) >= table.most_NW.astype(jnp.float32)
     size_BW = jnp.where(beyond_BW, table.most_NW, jnp.abs(scaled_BW).astype(jnp.int32))

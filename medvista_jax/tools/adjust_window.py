@@ -8,7 +8,8 @@ from medvista_jax.core.tool_spec import Argument
 from medvista_jax.core.types import Array, Fault
 from medvista_jax.tools.base import Sight
 from medvista_jax.tools.define import Reading, measure_tool
-from medvista_jax.tools.pixels import percentiles
+from medvista_jax.tools.pixels import rescale
+from medvista_jax.tools.region import percentiles
 
 
 @measure_tool(
@@ -35,7 +36,7 @@ def adjust_window(sight: Sight, low: Array, high: Array, unit: Array) -> Reading
     windows = []
     for panel in range(2):
         source = sight.view.source[panel]
-        slope, intercept = sight.originals.rescale_O2[source, 0], sight.originals.rescale_O2[source, 1]
+        slope, intercept = rescale(sight.originals, source)
         stored = (asked_2.astype(jnp.float32) - intercept) / slope
         ranks = percentiles(sight, jnp.int32(panel), asked_2, percent)
         onwards = jnp.sign(slope)

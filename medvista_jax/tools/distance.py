@@ -14,7 +14,7 @@ from medvista_jax.tools.lines import line_between
     "Measure the distance between two points of an image.",
     Argument("start", f"x, y of a point, 0 to {FRAME} of the image", "point", 0, FRAME),
     Argument("end", "x, y of the other point", "point", 0, FRAME),
-    texts=("distance {0:5.1} pixels", "distance {0:5.1} pixels, {1:5.2} mm"),
+    texts=("distance {0:5.1u} pixels", "distance {0:5.1u} pixels, {1:5.2u} mm"),
     reads=False,
 )
 def distance(sight: Sight, start: Array, end: Array) -> Reading:

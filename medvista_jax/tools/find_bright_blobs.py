@@ -29,7 +29,7 @@ ELONGATION = 3.0
 _PEAK = RATIO ** (-2 / (RATIO**2 - 1)) - RATIO ** (-2 * RATIO**2 / (RATIO**2 - 1))
 """Response to a disc of contrast 1 in its middle: :func:`_radius` put into exp(-r²/2k²σ²) - exp(-r²/2σ²)."""
 
-_BOX = "[{{{0}:4}}, {{{1}:4}}, {{{2}:4}}, {{{3}:4}}]"
+_BOX = "[{{{0}:4u}}, {{{1}:4u}}, {{{2}:4u}}, {{{3}:4u}}]"
 _BOXES = [_BOX.format(*range(4 * k, 4 * k + 4)) for k in range(MOST)]
 
 

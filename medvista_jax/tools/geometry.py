@@ -122,26 +122,41 @@ def inverse(affine_23: Array) -> Array:
     return jnp.concatenate([linear, offset[:, None]], axis=1)
 
 
-def inside(view: View, panel: Array, box_4: Array, originals: Originals) -> Array:
-    """Which pixels of the panel's original have their centre in a box of the view: bool ``[Y, X]``.
+def unit_terms(view: View, panel: Array, canvas: tuple[int, int]) -> tuple[Array, Array]:
+    """What the column and what the row of a pixel's centre add to its (u, v): float32 ``[2, X]`` and ``[2, Y]``.
+
+    Of the panel's original. Worked out once for the canvas: whatever window of it is looked at, a pixel adds up the
+    same two numbers, and lies on the same side of the edge of a box.
+    """
+    m = inverse(view.affine[panel])
+    x_1X, y_1Y = (jnp.arange(canvas[axis], dtype=jnp.float32)[None] + 0.5 for axis in (1, 0))
+    return m[:, :1] * x_1X + m[:, 2:], m[:, 1:2] * y_1Y
+
+
+def inside(view: View, panel: Array, box_4: Array, u_YX: Array, v_YX: Array) -> Array:
+    """Which points (u, v) of the view lie in a box of it and on a panel: bool ``[Y, X]``.
 
     Args:
       box_4: int32 x1 y1 x2 y2 in 0…FRAME of the view.
-
-    Pixels beyond the image's size, beyond the view or beyond the seam are outside.
     """
-    rows, columns = originals.pixels_OYXC.shape[1:3]
-    y_Y1 = jnp.arange(rows, dtype=jnp.float32)[:, None] + 0.5
-    x_1X = jnp.arange(columns, dtype=jnp.float32)[None, :] + 0.5
-    m = inverse(view.affine[panel])
-    u_YX = (m[0, 0] * x_1X + m[0, 2]) + m[0, 1] * y_Y1
-    v_YX = (m[1, 0] * x_1X + m[1, 2]) + m[1, 1] * y_Y1
     box = box_4.astype(jnp.float32) / FRAME
-    size_2 = originals.size_O2[view.source[panel]]
     within_YX = (u_YX >= box[0]) & (u_YX < box[2]) & (v_YX >= box[1]) & (v_YX < box[3])
-    within_YX &= (y_Y1 < size_2[0]) & (x_1X < size_2[1])
     beyond_YX = view.seam[0] * u_YX + view.seam[1] * v_YX >= view.seam[2]
     return within_YX & ((view.blend != Blend.SEAM) | (beyond_YX == (panel == 1)))
+
+
+def bounds(view: View, panel: Array, box_4: Array, size_2: Array) -> Array:
+    """Pixels of the panel's original around a box of the view, a pixel to spare: int32 from x1 y1 up to x2 y2.
+
+    The last are not in it. Clipped to the ``size_2`` rows and columns of the original.
+    """
+    u_4, v_4 = (box_4.astype(jnp.float32)[jnp.array(corners)] / FRAME for corners in ((0, 2, 0, 2), (1, 1, 3, 3)))
+    m = view.affine[panel]
+    place_24 = m[:, :1] * u_4[None] + m[:, 1:2] * v_4[None] + m[:, 2:]
+    last_2 = size_2[::-1].astype(jnp.float32)
+    low_2 = jnp.clip(jnp.floor(jnp.min(place_24, axis=1)) - 1.0, 0.0, last_2)
+    high_2 = jnp.clip(jnp.ceil(jnp.max(place_24, axis=1)) + 1.0, 0.0, last_2)
+    return jnp.concatenate([low_2, high_2]).astype(jnp.int32)
 
 
 def edges(view: View) -> Array:
@@ -154,10 +169,16 @@ def edges(view: View) -> Array:
     return jnp.maximum(jnp.abs(length_2), 1e-6)
 
 
-def sample_mask(view: View, mask_YX: Array, source: Array, originals: Originals, size: tuple[int, int]) -> Array:
+def sample_mask(
+    view: View, mask_YX: Array, corner_2: Array, source: Array, originals: Originals, size: tuple[int, int]
+) -> Array:
     """A mask of an original as a view shows it, the pixel under each pixel's middle: bool ``[h, w]``.
 
     False where the view shows another original or nothing. Of a difference panel A counts.
+
+    Args:
+      mask_YX: bool, of a part of the original, False beyond it.
+      corner_2: int32 x, y at which that part begins.
     """
     u_hw = jnp.broadcast_to((jnp.arange(size[1], dtype=jnp.float32)[None] + 0.5) / size[1], size)
     v_hw = jnp.broadcast_to((jnp.arange(size[0], dtype=jnp.float32)[:, None] + 0.5) / size[0], size)
@@ -166,8 +187,10 @@ def sample_mask(view: View, mask_YX: Array, source: Array, originals: Originals,
     x_hw, y_hw = (m[..., k, 0] * u_hw + m[..., k, 1] * v_hw + m[..., k, 2] for k in range(2))
     rows, columns = (originals.size_O2[source][k].astype(jnp.float32) for k in range(2))
     on_hw = (x_hw >= 0) & (x_hw < columns) & (y_hw >= 0) & (y_hw < rows) & (view.source[panel_hw] == source)
-    at_x, at_y = jnp.clip(x_hw, 0, mask_YX.shape[1] - 1), jnp.clip(y_hw, 0, mask_YX.shape[0] - 1)
-    return on_hw & mask_YX[at_y.astype(jnp.int32), at_x.astype(jnp.int32)]
+    at_x, at_y = (jnp.floor(at_hw).astype(jnp.int32) - corner_2[k] for k, at_hw in enumerate((x_hw, y_hw)))
+    last_y, last_x = mask_YX.shape[0] - 1, mask_YX.shape[1] - 1
+    on_hw &= (at_x >= 0) & (at_x <= last_x) & (at_y >= 0) & (at_y <= last_y)
+    return on_hw & mask_YX[jnp.clip(at_y, 0, last_y), jnp.clip(at_x, 0, last_x)]
 
 
 def outline(affine_23: np.ndarray, size_2: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ _VALUES = "values " + ", ".join(f"{{{k + 2}:5.1}}" for k in range(SAMPLES))
     f"Read {SAMPLES} values at equal steps along a line: Hounsfield units in CT, else grey values.",
     Argument("start", f"x, y of the first point, 0 to {FRAME} of the image", "point", 0, FRAME),
     Argument("end", "x, y of the last point", "point", 0, FRAME),
-    texts=(_VALUES + " along {0:5.1} pixels", _VALUES + " along {0:5.1} pixels, {1:5.2} mm"),
+    texts=(_VALUES + " along {0:5.1u} pixels", _VALUES + " along {0:5.1u} pixels, {1:5.2u} mm"),
 )
 def intensity_profile(sight: Sight, start: Array, end: Array) -> Reading:
     """Original pixels, bilinear between their centres, in physical units; of colours the rounded luminance.

@@ -1,4 +1,4 @@
-"""What measurements read: original pixels within a view, never resampled and never enhanced."""
+"""Stored pixels as values: grey levels, physical units, areas."""
 
 from __future__ import annotations
 
@@ -6,15 +6,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from medvista_jax.core.dimensions import FRAME
-from medvista_jax.core.types import Array, Fault
-from medvista_jax.tools.base import Originals, Sight
-from medvista_jax.tools.geometry import inside, panel_of_box
-
-WHOLE = (0, 0, FRAME, FRAME)
-"""The box of a whole view."""
+from medvista_jax.core.types import Array
+from medvista_jax.tools.base import Originals
 
 
 def only_if(needed: Array, compute: Callable[[], Array], otherwise: Array) -> Array:
@@ -26,13 +20,8 @@ def only_if(needed: Array, compute: Callable[[], Array], otherwise: Array) -> Ar
     return jax.lax.while_loop(lambda carry: carry[0], step, (jnp.asarray(needed), otherwise))[1]
 
 
-def luminance(originals: Originals, source: Array) -> Array:
-    """Stored grey values of an original; of colours the Rec. 601 luminance, rounded half up: float32 ``[Y, X]``."""
-    return grey(originals.pixels_OYXC[source])
-
-
 def grey(pixels_NC: Array) -> Array:
-    """Grey values of whole-numbered pixels ``[…, C]``, as :func:`luminance`: float32 ``[…]``."""
+    """Grey values of whole-numbered pixels ``[…, C]``; of colours the Rec. 601 luminance, rounded half up: float32."""
     if pixels_NC.shape[-1] == 1:
         return pixels_NC[..., 0].astype(jnp.float32)
     red, green, blue = (pixels_NC[..., k].astype(jnp.int32) for k in range(3))
@@ -42,7 +31,14 @@ def grey(pixels_NC: Array) -> Array:
 
 def physical(originals: Originals, source: Array, stored_N: Array) -> Array:
     """``stored * slope + intercept`` of an original, such as Hounsfield units."""
-    return stored_N * originals.rescale_O2[source, 0] + originals.rescale_O2[source, 1]
+    slope, intercept = rescale(originals, source)
+    return stored_N * slope + intercept
+
+
+def rescale(originals: Originals, source: Array) -> tuple[Array, Array]:
+    """Slope and intercept of an original; a slope of 0, which no image can have meant, is taken for 1."""
+    slope, intercept = originals.rescale_O2[source, 0], originals.rescale_O2[source, 1]
+    return jnp.where(slope == 0, 1.0, slope), intercept
 
 
 def pixel_area(originals: Originals, source: Array) -> tuple[Array, Array]:
@@ -50,63 +46,3 @@ def pixel_area(originals: Originals, source: Array) -> tuple[Array, Array]:
     area = originals.spacing_O2[source, 0] * originals.spacing_O2[source, 1]
     known = jnp.all(originals.spacing_O2[source] > 0)
     return jnp.where(known, area, 0.0), known
-
-
-@struct.dataclass
-class Region:
-    """The pixels of an original whose centres lie in a box of a view.
-
-    Attributes:
-      source: int32, the original of the panel on which the box's middle lies; of a difference that of panel A.
-      within_YX: bool; pixels of another panel, beyond the view or beyond the image are not in it.
-      grey_YX: float32 stored grey values, see :func:`luminance`.
-      count: int32, how many pixels are within.
-      fault: int32, EMPTY_BOX where there is none.
-    """
-
-    source: Array
-    within_YX: Array
-    grey_YX: Array
-    count: Array
-    fault: Array
-
-
-def region(sight: Sight, box_4: Array) -> Region:
-    """What lies in a box, x1 y1 x2 y2 in 0…FRAME, of the view that the call names."""
-    panel = panel_of_box(sight.view, box_4)
-    source = sight.view.source[panel]
-    within_YX = inside(sight.view, panel, box_4, sight.originals)
-    count = jnp.sum(jnp.sum(within_YX, axis=0, dtype=jnp.int32))
-    fault = jnp.where(count > 0, int(Fault.NONE), int(Fault.EMPTY_BOX))
-    return Region(source, within_YX, luminance(sight.originals, source), count, fault)
-
-
-def percentiles(sight: Sight, panel: Array, percent_N: Array, needed: Array) -> Array:
-    """Stored values of a panel's pixels within the view, at ranks of their physical values: float32 ``[N]``.
-
-    Nearest ranks, ``numpy.percentile(method="inverted_cdf")``: the first value that ``percent`` of the pixels do not
-    exceed. Where the rescale slope is negative, that is a rank from above of the stored values. Bisection over 16 bits:
-    counting is cheaper than sorting a canvas, and exact for whole numbers. Zero where not ``needed``.
-
-    Args:
-      percent_N: int32 0…100; the rank is exact up to 2e7 pixels.
-    """
-
-    def compute() -> Array:
-        within_YX = inside(sight.view, panel, jnp.array(WHOLE), sight.originals)
-        grey_YX = luminance(sight.originals, sight.view.source[panel])
-        count = jnp.sum(within_YX)
-        rank_N = jnp.maximum((percent_N * count + 99) // 100, 1)
-        rank_N = jnp.where(sight.originals.rescale_O2[sight.view.source[panel], 0] < 0, count + 1 - rank_N, rank_N)
-
-        def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low_N, high_N = bounds
-            middle_N = jnp.floor((low_N + high_N) / 2)
-            below_NYX = within_YX[None] & (grey_YX[None] <= middle_N[:, None, None])
-            enough_N = jnp.sum(below_NYX, axis=(1, 2)) >= rank_N
-            return jnp.where(enough_N, low_N, middle_N), jnp.where(enough_N, middle_N, high_N)
-
-        lowest, highest = jnp.full(percent_N.shape, -1.0), jnp.full(percent_N.shape, 65535.0)
-        return jax.lax.fori_loop(0, 16, halve, (lowest, highest))[1]
-
-    return only_if(needed, compute, jnp.zeros(percent_N.shape))

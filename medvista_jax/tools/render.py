@@ -91,7 +91,10 @@ def render(tools: Sequence[Any], bank: ImageBank, view: View, size: tuple[int, i
     levels_BhwC = _panel(bank, view, 0, size)
 
     def blend(levels_BhwC: Array) -> Array:
-        other_BhwC = _panel(bank, view, 1, size)
+        mirrored_B = _mirrored(view)
+        needed = jnp.any((view.blend != Blend.ONE) & ~mirrored_B)
+        other_BhwC = jax.lax.cond(needed, lambda: _panel(bank, view, 1, size), lambda: levels_BhwC)
+        other_BhwC = jnp.where(mirrored_B[:, None, None, None], levels_BhwC[:, :, ::-1], other_BhwC)
         u_1w = (jnp.arange(size[1], dtype=jnp.float32)[None, :] + 0.5) / size[1]
         v_h1 = (jnp.arange(size[0], dtype=jnp.float32)[:, None] + 0.5) / size[0]
         a, b, c = (view.seam[:, k, None, None] for k in range(3))
@@ -102,6 +105,15 @@ def render(tools: Sequence[Any], bank: ImageBank, view: View, size: tuple[int, i
 
     levels_BhwC = jax.lax.cond(jnp.any(view.blend != Blend.ONE), blend, lambda levels: levels, levels_BhwC)
     return _with_effects(tools, bank, view, levels_BhwC).astype(jnp.uint8)
+
+
+def _mirrored(view: View) -> Array:
+    """Where panel B is panel A from right to left, as ``symmetry_difference`` makes it: it need not be sampled."""
+    one_B23, other_B23 = view.affine[:, 0], view.affine[:, 1]
+    right_B2 = one_B23[:, :, 0]
+    mirror_B23 = jnp.stack([-right_B2, one_B23[:, :, 1], one_B23[:, :, 2] + right_B2], axis=2)
+    same_B = (view.source[:, 0] == view.source[:, 1]) & jnp.all(view.window[:, 0] == view.window[:, 1], axis=1)
+    return same_B & jnp.all(other_B23 == mirror_B23, axis=(1, 2))
 
 
 def shaped(pixels_hwC: np.ndarray, size_2: np.ndarray) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from medvista_jax.core.dimensions import FRAME
@@ -11,7 +13,8 @@ from medvista_jax.tools.base import Originals, Sight
 from medvista_jax.tools.define import Reading, measure_tool
 from medvista_jax.tools.flood import flood
 from medvista_jax.tools.geometry import on_image, panel_of_point, sample_mask, to_pixels
-from medvista_jax.tools.pixels import grey, luminance, pixel_area
+from medvista_jax.tools.pixels import grey, pixel_area, rescale
+from medvista_jax.tools.window import Window, in_growing_window
 
 
 def draw_outline(levels_hwC: Array, values_N: Array, view: View, originals: Originals) -> Array:
@@ -25,8 +28,11 @@ def draw_outline(levels_hwC: Array, values_N: Array, view: View, originals: Orig
     """
     source, x, y = (values_N[k].astype(jnp.int32) for k in range(3))
     source = jnp.clip(source, 0, originals.size_O2.shape[0] - 1)
-    region_YX = _grow(originals, source, jnp.stack([x, y]), values_N[3], values_N[4])
-    region_hw = sample_mask(view, region_YX, source, originals, levels_hwC.shape[:2])
+
+    def sampled(region_YX: Array, corner_2: Array) -> Array:
+        return sample_mask(view, region_YX, corner_2, source, originals, levels_hwC.shape[:2])
+
+    region_hw = _grow(originals, source, jnp.stack([x, y]), values_N[3], values_N[4], sampled)
     inner_hw, outer_hw = region_hw & _beside(~region_hw), ~region_hw & _beside(region_hw)
     bright_C = jnp.full((levels_hwC.shape[-1],), 255.0)
     bright_C = bright_C.at[2].set(0.0) if levels_hwC.shape[-1] == 3 else bright_C
@@ -38,7 +44,7 @@ def draw_outline(levels_hwC: Array, values_N: Array, view: View, originals: Orig
     "Outline the connected region around a point whose values are close to the point's, and measure its area.",
     Argument("point", f"x, y of a point in the region, 0 to {FRAME} of the image", "point", 0, FRAME),
     Argument("tolerance", "largest difference in value, Hounsfield units in CT", "integer", 0, 65535),
-    texts=("image {image}, area {0:7} pixels", "image {image}, area {0:7} pixels, {1:6.1} mm2"),
+    texts=("image {image}, area {0:7u} pixels", "image {image}, area {0:7u} pixels, {1:6.1u} mm2"),
     family="recognise",
     image=True,
     effect=draw_outline,
@@ -57,9 +63,8 @@ def segment_region(sight: Sight, point: Array, tolerance: Array) -> Reading:
     seed_2 = jnp.clip(jnp.floor(place_2).astype(jnp.int32), 0, last_2)
     value = grey(originals.pixels_OYXC[source, seed_2[1], seed_2[0]])
     # A tolerance in stored units may be a rounding short of the whole number that it stands for.
-    reach = tolerance.astype(jnp.float32) / jnp.abs(originals.rescale_O2[source, 0]) * (1.0 + 1e-6)
-    region_YX = _grow(originals, source, seed_2, value - reach, value + reach)
-    pixels = jnp.sum(region_YX, dtype=jnp.int32).astype(jnp.float32)
+    reach = tolerance.astype(jnp.float32) / jnp.abs(rescale(originals, source)[0]) * (1.0 + 1e-6)
+    pixels = _grow(originals, source, seed_2, value - reach, value + reach, _size).astype(jnp.float32)
     area, known = pixel_area(originals, source)
     fault = jnp.where(on_image(originals, source, place_2), int(Fault.NONE), int(Fault.OUT_OF_RANGE))
     return Reading(
@@ -67,14 +72,33 @@ def segment_region(sight: Sight, point: Array, tolerance: Array) -> Reading:
     )
 
 
-def _grow(originals: Originals, source: Array, seed_2: Array, low: Array, high: Array) -> Array:
-    """Pixels of an original between two stored grey values that hang together with the seed's: bool ``[Y, X]``."""
-    grey_YX = luminance(originals, source)
-    rows, columns = grey_YX.shape
-    size_2 = originals.size_O2[source]
-    used_YX = (jnp.arange(rows)[:, None] < size_2[0]) & (jnp.arange(columns)[None] < size_2[1])
-    at_2 = jnp.clip(seed_2, 0, jnp.array([columns, rows]) - 1)
-    return flood(used_YX & (grey_YX >= low) & (grey_YX <= high), at_2)
+def _size(region_YX: Array, corner_2: Array) -> Array:
+    return jnp.sum(region_YX, dtype=jnp.int32)
+
+
+def _grow(
+    originals: Originals, source: Array, seed_2: Array, low: Array, high: Array, read: Callable[[Array, Array], Array]
+) -> Array:
+    """``read(region_YX, corner_2)`` of the pixels between two stored grey values that hang together with the seed's.
+
+    They are grown in a window around the seed, and anew in a larger one for as long as they reach its edge. The region
+    is bool, and begins at the corner x, y of the original.
+    """
+    canvas = originals.pixels_OYXC.shape[1:3]
+    seed_2 = jnp.clip(seed_2, 0, jnp.array(canvas[::-1]) - 1)
+    end_2 = originals.size_O2[source][::-1]
+
+    def grown(window: Window) -> tuple[Array, Array]:
+        rows, columns = window.grey_YX.shape
+        x, y = window.corner_2[0], window.corner_2[1]
+        used_YX = (y + jnp.arange(rows) < end_2[1])[:, None] & (x + jnp.arange(columns) < end_2[0])[None]
+        close_YX = (window.grey_YX >= low) & (window.grey_YX <= high)
+        region_YX = flood(used_YX & close_YX, seed_2 - window.corner_2)
+        leaves = jnp.any(region_YX[0]) & (y > 0) | jnp.any(region_YX[-1]) & (y + rows < canvas[0])
+        leaves |= jnp.any(region_YX[:, 0]) & (x > 0) | jnp.any(region_YX[:, -1]) & (x + columns < canvas[1])
+        return read(region_YX, window.corner_2), ~leaves
+
+    return in_growing_window(originals, source, seed_2, grown)
 
 
 def _beside(mask_hw: Array) -> Array:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
+from medvista_jax.core.tool_text import write_text
 from medvista_jax.core.types import Fault
 from medvista_jax.text.chat import (
     ERRORS,
@@ -115,12 +118,30 @@ FIRST = len(Fault)
         ),
         ("{0:9}", [999_999_936, 1e12, -1e12], ["999999936", "999999999", "-999999999"]),
         ("{0:.3}", [0.5, -1.25], ["0.500", "-1.250"]),
+        ("{0:4u}", [0, 7, 1000, 10000, -3, np.nan, -np.inf], ["0", "7", "1000", "9999", "0", "0", "0"]),
+        ("{0:3.2u}", [0, 12.345, -0.4, 1e9], ["0.00", "12.34", "0.00", "999.99"]),
     ],
 )
 def test_numbers_are_written_digit_by_digit(slot, numbers, written) -> None:
     templates = build_observations(TINY, 2, texts=(Said(f"is {slot}", False),))
     texts = _texts(templates, [FIRST] * len(numbers), [[n] for n in numbers])
     assert texts == [BEFORE + "is " + number + AFTER for number in written]
+
+
+@pytest.mark.parametrize("text", ["{0}", "{0:4}", "{0:7.2}", "{image}, {0:9}, {1:.3} and {0}"])
+def test_a_number_without_a_sign_takes_a_token_less(text) -> None:
+    bare = re.sub(r"\{(\d)(?::([^}]*))?\}", lambda slot: f"{{{slot[1]}:{slot[2] or ''}u}}", text)
+    templates = build_observations(TINY, 2, texts=(Said(text, True), Said(bare, True)))
+    signed, unsigned = templates.valid_NW[FIRST : FIRST + 2].sum(axis=1)
+    assert signed - unsigned == text.replace("{image}", "").count("{")
+
+
+def test_the_host_writes_what_the_device_writes() -> None:
+    text, rng = "{0} {0:2} {0:5.2} {0:u} {0:2u} {0:5.2u}", np.random.default_rng(0)
+    numbers = np.float32([0, -0.4, 0.5, 2.5, -7, 99.995, *rng.normal(0, 100, 20), *rng.normal(0, 1e6, 4), np.nan])
+    templates = build_observations(TINY, 2, texts=(Said(text, False),))
+    said = _texts(templates, [FIRST] * len(numbers), numbers[:, None])
+    assert said == [BEFORE + write_text(text, 0, [number]) + AFTER for number in numbers]
 
 
 def test_every_fault_has_its_text() -> None:
