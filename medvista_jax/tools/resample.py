@@ -8,6 +8,7 @@ cache when the next reads it.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -198,20 +199,15 @@ def crop_banded(
     def turned(window: int, b: Array, top: Array) -> Array:
         """The block from row ``top`` on with columns before rows, so that a column is a contiguous piece of memory."""
         down = _row(down_B, b)
-        down = down._replace(
-            **{
-                name: jax.lax.dynamic_slice_in_dim(getattr(down, name), top, tall)
-                for name in ("first", "offset", "total")
-            }
-        )
+        cut = functools.partial(jax.lax.dynamic_slice_in_dim, start_index=top, slice_size=tall)
+        down = down._replace(first=cut(down.first), offset=cut(down.offset), total=cut(down.total))
         rows_hM = _sum_taps(table_NM, down, row_B[b], column_B[b] * channels, (window * channels,))
         # Not reshaped: fused with a transposition, that is a division for every element.
         return _sum_taps(rows_hM.T, _row(across_B, b), -column_B[b], 0, (channels, tall))
 
     def crop(n: Array, views_BhwC: Array) -> Array:
         b, top = order_B[n // blocks], n % blocks * tall
-        branches = [lambda b, top, window=window: turned(window, b, top) for window in windows]
-        view_wCh = jax.lax.switch(window_B[b], branches, b, top)
+        view_wCh = jax.lax.switch(window_B[b], [functools.partial(turned, window) for window in windows], b, top)
         view_hwC = view_wCh.transpose(2, 0, 1)
         return jax.lax.dynamic_update_slice(views_BhwC, view_hwC[None], (b, top, 0, 0))
 
