@@ -99,6 +99,15 @@ def test_percentiles_that_fall_on_one_value_make_a_window_of_one_unit(rescale):
     assert window.tolist() == [700, 700 + rescale[0]] and (play.pixels(index) == 0).all()
 
 
+def test_a_slope_of_0_counts_as_1():
+    """No header can mean it, and some have it."""
+    image = scan()
+    shown, plain = (play_with(image, rescale=[(slope, -1024)]) for slope in (0, 1))
+    for call in ({"low": -160, "high": 240}, {"low": 5, "high": 95, "unit": "percentile"}):
+        images = [play.pixels(play.call("adjust_window", **call)) for play in (shown, plain)]
+        np.testing.assert_array_equal(*images)
+
+
 def test_eight_bit_colours_are_windowed_channel_by_channel():
     image = looks.noise(48, 40, 3)
     play = looks.Episode(looks.environment(*TOOLS), looks.bank([image]))

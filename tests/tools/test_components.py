@@ -84,6 +84,21 @@ def test_floods_fill_the_component_of_the_seed(name, columns):
         assert (np.asarray(found) == ((expected == expected[y, x]) & mask[y, x])).all()
 
 
+@pytest.mark.parametrize("tall", [False, True])
+def test_floods_run_through_more_words_than_a_word_has_bits(tall):
+    """Carries of 35 words, full ones and broken ones; both ways, since seeds lie at either end and in the middle."""
+    mask = np.ones((5, 1100), bool)
+    mask[1], mask[3, 40:1060] = False, False
+    mask[1, -1] = mask[3, 500] = True
+    mask[4, 31::32] = False
+    mask = mask.T if tall else mask
+    expected = measure.label(mask, connectivity=1)
+    for x, y in ((0, 0), (1099, 0), (550, 2), (0, 4), (1099, 4), (516, 4)):
+        x, y = (y, x) if tall else (x, y)
+        found = _flood(jnp.asarray(mask), jnp.array([x, y]))
+        assert (np.asarray(found) == (expected == expected[y, x])).all() and found.sum() > 1
+
+
 def test_a_label_is_the_last_pixel_of_its_component():
     found = np.asarray(_label(jnp.asarray(spiral())))
     assert set(found[found > 0]) == {1 + int(np.flatnonzero(spiral()).max())}
