@@ -3,9 +3,9 @@
     python experiments/bench_tool_share.py                  # medvista-tiny on the atlas, 32 prompts x 8; minutes
     python experiments/bench_tool_share.py --prompts 8 --group 4 --smol    # also the packaged 157M model, 4 episodes
 
-Episodes are scripted: first what the teacher of the quickstart does with its two tools, then random sound calls of every
-tool in every turn but the last. Measured are the rollout as compiled for training, and the same calls carried out without
-a model. Encoding the views is the model's share. Medians of interleaved repetitions.
+Episodes are scripted: first what the teacher of the quickstart does with its two tools, then random sound calls of all
+tools in every turn but the last. Measured are the rollout as compiled for training, and the same calls carried out
+without a model. Encoding the views is the model's share. Medians of interleaved repetitions.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 
 Both sides get the same calls on the same 8-bit images in memory (crops of scikit-image's fundus and colon pictures) and
 give back the same views or numbers; *differs* says by how much: of images the mean difference in grey levels, of
-numbers the largest share. Ours is one compiled call for the whole batch, from stored pixels to what the policy sees; the
-peer is a Python loop that does it image by image. Medians of interleaved repetitions after a warm-up, in one process.
+numbers the largest share. Ours is one compiled call for the whole batch, from stored pixels to what the policy sees.
+The peer is a Python loop, image by image. Medians of interleaved repetitions after a warm-up, in one process.
 
 OpenCV is no requirement of the package: pip install opencv-python-headless (the extra "dev" has it).
 """

@@ -267,9 +267,9 @@ def view_of(views: Views, slot_B: Array) -> View:
 def render_views(environment: Environment, bank: ImageBank, views: Views, slot_B: Array) -> Array:
     """Pixels of one image slot of each row, from the original pixels: uint8 ``[B, h, w, C]``.
 
-    Negative slots render the first image, so that shapes stay static; callers ignore those rows.
+    Negative slots are black and, on a CPU, cost nothing.
     """
-    return render_recipes(environment.tools, bank, view_of(views, slot_B), environment.view_size)
+    return render_recipes(environment.tools, bank, view_of(views, slot_B), environment.view_size, slot_B >= 0)
 
 
 def render_originals(environment: Environment, bank: ImageBank) -> Array:

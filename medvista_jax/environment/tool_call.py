@@ -73,7 +73,7 @@ def _call(
         at = tool.spec.offsets()[IMAGE_INDEX.name]
         slot_B = jnp.clip(parsed.arguments_BA[:, at], 0, state.views.count_B - 1)
         view = jax.tree.map(lambda leaf: jax.vmap(lambda row, slot: row[slot])(leaf, slot_B), state.views.view)
-        shown_BhwC = render(environment.tools, state.bank, view, environment.view_size).astype(jnp.float32)
+        shown_BhwC = render(environment.tools, state.bank, view, environment.view_size, mine_B).astype(jnp.float32)
 
     def one(row, originals) -> Outcome:
         arguments_A, views, shown_hwC = row
