@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from medvista_jax.core.tool_spec import Argument
-from medvista_jax.core.types import Array, Fault
+from medvista_jax.core.types import Array, Blend, Fault
 from medvista_jax.tools.base import Sight
 from medvista_jax.tools.define import Reading, measure_tool
 from medvista_jax.tools.pixels import rescale
@@ -33,12 +33,14 @@ def adjust_window(sight: Sight, low: Array, high: Array, unit: Array) -> Reading
     percent = unit == 1
     outside = percent & ((low < 0) | (high > 100))
     fault = jnp.where((high <= low) | outside, int(Fault.OUT_OF_RANGE), int(Fault.NONE))
-    windows = []
+    pair = sight.view.blend != Blend.ONE  # else the panels are the same
+    windows, first_2 = [], jnp.zeros(2)
     for panel in range(2):
         source = sight.view.source[panel]
         slope, intercept = rescale(sight.originals, source)
         stored = (asked_2.astype(jnp.float32) - intercept) / slope
-        ranks = percentiles(sight, jnp.int32(panel), asked_2, percent)
+        ranks_2 = percentiles(sight, jnp.int32(panel), asked_2, percent & ((panel == 0) | pair))
+        ranks = first_2 = jnp.where((panel == 0) | pair, ranks_2, first_2)
         onwards = jnp.sign(slope)
         further = onwards * jnp.maximum(onwards * ranks[1], onwards * ranks[0] + 1.0)
         windows.append(jnp.where(percent, jnp.stack([ranks[0], further]), stored))
