@@ -7,7 +7,7 @@
 Both sides get the same calls on the same 8-bit images in memory (crops of scikit-image's fundus and colon pictures) and
 give back the same views or numbers; *differs* says by how much: of images the mean difference in grey levels, of
 numbers the largest share. Ours is one compiled call for the whole batch, from stored pixels to what the policy sees.
-The peer is a Python loop, image by image, over 16 images at most: its rate does not depend on how many there are. Medians
+The peer is a Python loop, image by image, timed on 16 images at most: its rate does not depend on their number. Medians
 of interleaved repetitions after a warm-up, in one process.
 
 OpenCV is no requirement of the package: pip install opencv-python-headless (the extra "dev" has it).
