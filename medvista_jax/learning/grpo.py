@@ -92,31 +92,6 @@ def rollout_metrics(trajectory: Trajectory, terms: RewardTerms, group: int) -> M
 
 
 @partial(jax.jit, static_argnames=("model", "optimizer", "config"), donate_argnames=("state",))
-def grpo_step(
-    model: VisionLanguageModel,
-    optimizer: optax.GradientTransformation,
-    config: GRPOConfig,
-    environment: Environment,
-    state: TrainState,
-    question: Question,
-    key: AnswerKey,
-    sampling: Sampling,
-) -> tuple[TrainState, Metrics]:
-    """One on-policy step: everything from prefill to new parameters under one ``jit``.
-
-    Args:
-      model, optimizer, config: static.
-      question, key: P prompts and their truth; only the reward reads ``key``.
-
-    Returns:
-      The new state (the old one is donated) and scalar metrics.
-    """
-    step_key = jax.random.fold_in(state.key, state.step)
-    trajectory = rollout(model, state.params(), environment, question, step_key, config.group, sampling)
-    return _update(model, optimizer, config, environment, state, trajectory, key, sampling)
-
-
-@partial(jax.jit, static_argnames=("model", "optimizer", "config"), donate_argnames=("state",))
 def grpo_update(
     model: VisionLanguageModel,
     optimizer: optax.GradientTransformation,
@@ -133,19 +108,6 @@ def grpo_update(
       trajectory: of :func:`medvista_jax.rollout.host_loop.rollout_with_host`, ``config.group`` rows a prompt, played
         with ``state.params()`` and this ``sampling``.
     """
-    return _update(model, optimizer, config, environment, state, trajectory, key, sampling)
-
-
-def _update(
-    model: VisionLanguageModel,
-    optimizer: optax.GradientTransformation,
-    config: GRPOConfig,
-    environment: Environment,
-    state: TrainState,
-    trajectory: Trajectory,
-    key: AnswerKey,
-    sampling: Sampling,
-) -> tuple[TrainState, Metrics]:
     with jax.named_scope("reward"):
         terms = PRESETS[config.reward](trajectory, key)
         advantage_B = group_normalised(terms.total_B, config.group)
@@ -172,3 +134,28 @@ def _update(
     metrics |= rollout_metrics(trajectory, terms, config.group)
     metrics["grad_norm"] = optax.tree.norm(gradients)
     return new_state, metrics
+
+
+@partial(jax.jit, static_argnames=("model", "optimizer", "config"), donate_argnames=("state",))
+def grpo_step(
+    model: VisionLanguageModel,
+    optimizer: optax.GradientTransformation,
+    config: GRPOConfig,
+    environment: Environment,
+    state: TrainState,
+    question: Question,
+    key: AnswerKey,
+    sampling: Sampling,
+) -> tuple[TrainState, Metrics]:
+    """One on-policy step: everything from prefill to new parameters under one ``jit``.
+
+    Args:
+      model, optimizer, config: static.
+      question, key: P prompts and their truth; only the reward reads ``key``.
+
+    Returns:
+      The new state (the old one is donated) and scalar metrics.
+    """
+    step_key = jax.random.fold_in(state.key, state.step)
+    trajectory = rollout(model, state.params(), environment, question, step_key, config.group, sampling)
+    return grpo_update(model, optimizer, config, environment, state, trajectory, key, sampling)
