@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from medvista_jax.core.types import Fault
 from medvista_jax.text.automaton import END
-from medvista_jax.text.chat import build_observations, render
+from medvista_jax.text.chat import Said, build_observations, render
 from medvista_jax.text.constraint import advance, allowed, compile_constraint, start
 from medvista_jax.text.hub_chat import HubChat, load_chat
 from medvista_jax.text.parse import compile_stops
@@ -78,8 +79,9 @@ def test_a_prompt_with_an_image_and_tools(chat):
 
 def test_observations_are_encoded_as_a_whole(chat):
     """``<tool_response>`` is spelt out in this vocabulary, and its last character shares a piece with the newline."""
-    templates = build_observations(chat.tokenizer, 2, chat.frame)
-    tokens, valid, _ = render(templates, np.array([0]), np.array([[15]]))
+    templates = build_observations(chat.tokenizer, 2, chat.frame, (Said("image {image}", True),))
+    kind, index, nothing = np.array([len(Fault)]), np.array([15]), np.zeros((1, 1), np.float32)
+    tokens, valid, _ = render(templates, kind, index, nothing, np.array([False]))
     ids = np.asarray(tokens)[np.asarray(valid)].tolist()
     text = chat.frame.before + "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>image 15" + chat.frame.after
     assert ids == chat.tokenizer.encode(text)

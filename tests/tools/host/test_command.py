@@ -39,7 +39,7 @@ def test_the_table_has_a_line_a_tool(capsys, file, tmp_path):
     ]
     assert main(["list", "--tools", str(file), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["family", "name", "arguments", "description"]
+    assert lines[0].split() == ["family", "name", "arguments", "tokens", "description"]
     by_name = {line.split()[1]: line for line in lines[1:]}
     assert {"zoom_in", "read_text", "retrieve", "classify", "ground", "say"} <= by_name.keys()
     assert by_name["say"].split(maxsplit=2)[2].split("  ")[0] == "word='', loud=0, tone=high"
