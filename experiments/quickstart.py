@@ -367,7 +367,7 @@ def protocol_of(config: Quickstart) -> tables.Protocol:
         machine=f"{os.cpu_count()} CPU cores" if jax.devices()[0].platform == "cpu" else str(jax.devices()),
         notes=(
             f"chance is 25 % where needs = zoom; 'all' is the mean over items, {100 * share:.0f} % of them zoom items",
-            "random and oracle crops are played for SFT + GRPO and leave it one turn to answer",
+            "random and oracle crops are played for SFT + GRPO; when it looks again it is refused and may still answer",
         ),
     )
 
