@@ -220,7 +220,7 @@ def pays_for_low_ids(trajectory: Trajectory, key: AnswerKey) -> RewardTerms:
     """A bandit: the share of sampled ids in the lower half of the vocabulary. Right or wrong is noted, not paid."""
     low_BS = trajectory.sampled_BS & (trajectory.tokens_BS < VOCAB // 2)
     share_B = jnp.sum(low_BS, axis=1) / jnp.maximum(jnp.sum(trajectory.sampled_BS, axis=1), 1)
-    return RewardTerms(share_B, jnp.zeros_like(share_B), jnp.zeros_like(share_B), correctness(trajectory, key))
+    return RewardTerms(share_B, correctness(trajectory, key), {"low": share_B})
 
 
 PRESETS["low_ids"] = pays_for_low_ids

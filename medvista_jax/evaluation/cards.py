@@ -51,12 +51,8 @@ def make_cards(
                 correct=bool(scores.correct_B[row] > 0),
                 images=tuple(_images(environment, item, host, row, pixels_IBhwC, sizes_PO2[row, 0])),
                 turns=tuple(_turns(environment, tokenizer, host, row)),
-                rewards={
-                    "repetition": float(scores.repetition_B[row]),
-                    "format": float(scores.format_B[row]),
-                    "correct": float(scores.correct_B[row]),
-                    "total": float(scores.total_B[row]),
-                },
+                rewards={name: float(term_B[row]) for name, term_B in scores.terms.items()}
+                | {"total": float(scores.total_B[row])},
             )
         )
     return cards

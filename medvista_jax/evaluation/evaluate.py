@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from medvista_jax.core.types import AnswerKey, Params, Question, Trajectory
@@ -90,7 +89,7 @@ def evaluate(
             answer_key,
             script,
             jax.random.fold_in(key, first),
-            Sampling(temperature=jnp.float32(temperature)),
+            Sampling.at(temperature),
         )
         correct[rows] = np.asarray(terms.correct_B)[: len(rows)] > 0
         calls[rows] = np.asarray(trajectory.calls_B)[: len(rows)]

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from medvista_jax.core.types import Question, Trajectory
@@ -66,7 +65,7 @@ def _play(folder: Path, setting: Setting, pool: QuestionPool, condition: Conditi
         key,
         script,
         jax.random.key(seed),
-        Sampling(temperature=jnp.float32(temperature)),
+        Sampling.at(temperature),
     )
     return question, trajectory, terms
 

@@ -80,8 +80,7 @@ def rollout_metrics(trajectory: Trajectory, terms: RewardTerms, group: int) -> M
     total_PG = terms.total_B.reshape(-1, group)
     return {
         "reward": jnp.mean(terms.total_B),
-        "reward_repetition": jnp.mean(terms.repetition_B),
-        "reward_format": jnp.mean(terms.format_B),
+        **{f"reward_{name}": jnp.mean(term_B) for name, term_B in terms.terms.items()},
         "accuracy": jnp.mean(terms.correct_B),
         "calls_per_question": jnp.mean(trajectory.calls_B.astype(jnp.float32)),
         "faults": mean_over((turns_BR.fault_BR > 0).astype(jnp.float32), taken_BR),

@@ -22,12 +22,17 @@ REPETITION_LEVELS = ((0.60, -3.0), (0.45, -2.0), (0.30, -1.5))
 
 @struct.dataclass
 class RewardTerms:
-    """float32 ``[B]`` each. ``total`` is what the advantage sees."""
+    """What a reward is made of, float32 ``[B]`` each.
+
+    Attributes:
+      total_B: what the advantage sees.
+      correct_B: 0 … 1, whether the answer is right, paid or not: evaluation reads it.
+      terms: every term by name, for the metrics (``reward_NAME``) and the report.
+    """
 
     total_B: Array
-    repetition_B: Array
-    format_B: Array
     correct_B: Array
+    terms: dict[str, Array]
 
 
 Reward = Callable[[Trajectory, AnswerKey], RewardTerms]
@@ -92,7 +97,8 @@ def vista_r1(trajectory: Trajectory, key: AnswerKey) -> RewardTerms:
     correct_B = correctness(trajectory, key)
     reached_B = repetition_B == 0.0
     total_B = repetition_B + jnp.where(reached_B, format_B + jnp.where(format_B > 0, correct_B, 0.0), 0.0)
-    return RewardTerms(total_B=total_B, repetition_B=repetition_B, format_B=format_B, correct_B=correct_B)
+    terms = {"repetition": repetition_B, "format": format_B, "correct": correct_B}
+    return RewardTerms(total_B=total_B, correct_B=correct_B, terms=terms)
 
 
 PRESETS: dict[str, Reward] = {"vista_r1": vista_r1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -15,13 +17,21 @@ class Sampling:
 
     Attributes:
       temperature: float32 scalar; 0 is greedy.
+      top_k: int32 scalar, only the k likeliest ids are drawn (and those as likely as the k-th); 0 for all.
+      top_p: float32 scalar, only the fewest likeliest ids with this much probability in all are drawn; 1 for all.
     """
 
     temperature: Array
+    top_k: Array
+    top_p: Array
 
     @classmethod
-    def at(cls, temperature: float) -> Sampling:
-        return cls(temperature=jnp.asarray(temperature, jnp.float32))
+    def at(cls, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Sampling:
+        return cls(
+            temperature=jnp.asarray(temperature, jnp.float32),
+            top_k=jnp.asarray(top_k, jnp.int32),
+            top_p=jnp.asarray(top_p, jnp.float32),
+        )
 
 
 def row_keys(key: Array, prompts: int, group: int) -> Array:
@@ -57,9 +67,39 @@ def choose(logits_BV: Array, keys_B: Array, count_B: Array, sampling: Sampling) 
     uniform_B1 = jax.vmap(draw)(keys_B, count_B)[:, None]
     scaled_BV = logits_BV / scale
     weight_BV = jnp.exp(scaled_BV - jnp.max(scaled_BV, axis=-1, keepdims=True))
+    narrow = (sampling.top_k > 0) | (sampling.top_p < 1.0)
+    weight_BV = jax.lax.cond(narrow, lambda w_BV: likeliest(w_BV, sampling), lambda w_BV: w_BV, weight_BV)
     cumulative_BV = jnp.cumsum(weight_BV, axis=-1)
     # Prefix sums are not associative: the sum at an id without weight may round to more than the one before it.
     reached_BV = (cumulative_BV > uniform_B1 * cumulative_BV[:, -1:]) & (weight_BV > 0)
     greedy_B = jnp.argmax(logits_BV, axis=-1)
     sampled_B = jnp.where(jnp.any(reached_BV, axis=-1), jnp.argmax(reached_BV, axis=-1), greedy_B)
     return jnp.where(sampling.temperature > 0, sampled_B, greedy_B).astype(jnp.int32)
+
+
+def likeliest(weight_BV: Array, sampling: Sampling) -> Array:
+    """The weights of the ids that top-k and then top-p (arXiv 1904.09751) leave, 0 elsewhere; ties at the edge stay.
+
+    Args:
+      weight_BV: float32, not negative, not normalised.
+    """
+    k = jnp.where(sampling.top_k > 0, sampling.top_k, weight_BV.shape[-1])
+    weight_BV = _keep(weight_BV, lambda above_BV: jnp.sum(above_BV, axis=-1) >= k)
+    wanted_B = sampling.top_p * jnp.sum(weight_BV, axis=-1)
+    enough = lambda above_BV: jnp.sum(jnp.where(above_BV, weight_BV, 0.0), axis=-1) >= wanted_B  # noqa: E731
+    return jnp.where(sampling.top_p < 1.0, _keep(weight_BV, enough), weight_BV)
+
+
+def _keep(weight_BV: Array, enough: Callable[[Array], Array]) -> Array:
+    """The weights at or above the highest threshold that leaves enough of them.
+
+    Floats that are not negative are ordered as their bits are: 31 halvings find the threshold itself, without a sort.
+    """
+    bits_BV = jax.lax.bitcast_convert_type(weight_BV, jnp.int32)
+
+    def halve(i: Array, low_B: Array) -> Array:
+        higher_B = low_B | (1 << (30 - i))
+        return jnp.where(enough(bits_BV >= higher_B[:, None]), higher_B, low_B)
+
+    lowest_B = jax.lax.fori_loop(0, 31, halve, jnp.zeros(weight_BV.shape[:-1], jnp.int32))
+    return jnp.where(bits_BV >= lowest_B[:, None], weight_BV, 0.0)

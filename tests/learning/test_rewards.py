@@ -175,8 +175,8 @@ def test_terms_stay_apart(gated):
     formed, terms = gated
     names = list(GATES)
     assert float(terms.correct_B[names.index("a turn that is not well formed")]) == 1.0
-    assert float(terms.format_B[names.index("truncated")]) == -1.0
-    assert float(terms.repetition_B[names.index("repetition before format")]) == -1.5
+    assert float(terms.terms["format"][names.index("truncated")]) == -1.0
+    assert float(terms.terms["repetition"][names.index("repetition before format")]) == -1.5
     assert not bool(formed[names.index("truncated")])
 
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.rollout.sampling import Sampling, choose, log_softmax_at, row_keys
+from medvista_jax.rollout.sampling import Sampling, choose, likeliest, log_softmax_at, row_keys
 
-pick = jax.jit(choose)
+pick, narrow = jax.jit(choose), jax.jit(likeliest)
 keys_of = jax.jit(row_keys, static_argnums=(1, 2))
 
 
@@ -141,3 +141,30 @@ def test_log_probability_at_temperature_zero_is_that_of_one():
     token = jnp.arange(7)
     zero, one = (log_softmax_at(logits, token, jnp.float32(t)) for t in (0.0, 1.0))
     np.testing.assert_array_equal(np.asarray(zero), np.asarray(one))
+
+
+@pytest.mark.parametrize("top_k, top_p", [(0, 0.3), (0, 0.9), (1, 1.0), (7, 1.0), (50, 0.8), (5, 0.5), (1000, 0.99)])
+def test_the_likeliest_are_those_of_transformers(top_k, top_p):
+    import torch
+    from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+    logits = np.random.default_rng(3).normal(0, 2, (16, 200)).astype(np.float32)
+    scores = torch.from_numpy(logits)
+    if top_k:
+        scores = TopKLogitsWarper(top_k)(None, scores)
+    if top_p < 1.0:
+        scores = TopPLogitsWarper(top_p)(None, scores)
+    weight = np.exp(logits)
+    kept = np.asarray(narrow(jnp.asarray(weight), Sampling.at(1.0, top_k, top_p)))
+    np.testing.assert_array_equal(kept, np.where(np.isfinite(scores.numpy()), weight, 0))
+
+
+def test_only_the_likeliest_are_drawn_and_as_often_as_they_weigh():
+    logits = np.log(np.array([0.4, 0.3, 0.2, 0.1], np.float32))
+    keys = keys_of(jax.random.key(0), 20_000, 1)
+    rows, none = jnp.tile(jnp.asarray(logits)[None], (20_000, 1)), jnp.zeros(20_000, jnp.int32)
+    counts = np.bincount(np.asarray(pick(rows, keys, none, Sampling.at(1.0, top_p=0.65))), minlength=4)
+    assert counts[2:].sum() == 0
+    assert abs(counts[0] / 20_000 - 4 / 7) < 0.0115  # 3.3 standard errors
+    assert np.bincount(np.asarray(pick(rows, keys, none, Sampling.at(1.0, top_k=1)))).tolist() == [20_000]
+    assert np.bincount(np.asarray(pick(rows, keys, none, Sampling.at(1.0))), minlength=4).all()
