@@ -164,6 +164,8 @@ class Question:
       feature_PS: int32, ``image * L + k`` where the slot holds the k-th embedding of an original; -1 for text.
       bank: the original images.
       max_turns_P, max_calls_P, max_images_P: int32 budgets: turns, tool calls, images that tools return.
+      turn_tokens_PR: int32, the most that each turn may sample, at least 1 and no more than the environment's capacity;
+        None is the capacity everywhere.
     """
 
     tokens_PS: Array
@@ -173,6 +175,7 @@ class Question:
     max_turns_P: Array
     max_calls_P: Array
     max_images_P: Array
+    turn_tokens_PR: Array | None = None
 
 
 @struct.dataclass

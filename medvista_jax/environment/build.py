@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def build_environment(
     host_tokens: int = 128,
     turn_bytes: int = 256,
     answer_bytes: int = 64,
-    constrained: bool = False,
+    constrained: bool | Literal["answers"] = False,
 ) -> Environment:
     """An environment whose tables live on the default device.
 
@@ -44,7 +44,8 @@ def build_environment(
       host_tokens: room for what a host tool says; its text is cut there. Costs nothing without host tools.
       turn_bytes: bytes of a turn that are parsed, from its end.
       answer_bytes: bytes of the longest answer that is kept; a longer one counts as empty.
-      constrained: mask the policy's logits, so that every turn is well formed, ends in time, and answers when it must.
+      constrained: mask the policy's logits, so that every turn is well formed, ends in time, and answers when it must;
+        ``"answers"`` does so in turns that must answer and leaves the others free.
 
     Raises:
       ValueError: no tool, two tools of one name, or no turn.
@@ -80,6 +81,7 @@ def build_environment(
         view_size=view_size,
         tokens_per_image=tokens_per_image,
         pad_id=tokenizer.pad_id,
+        force_answer_only=constrained == "answers",
     )
 
 

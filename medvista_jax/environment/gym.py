@@ -39,6 +39,7 @@ class Environment:
       answer_bytes: bytes of the longest answer that is kept; a longer one counts as empty.
       view_size: h, w of every view that the model reads.
       tokens_per_image: L.
+      force_answer_only: the constraint holds in turns that must answer; in others the policy is free.
     """
 
     grammar: Grammar
@@ -56,6 +57,7 @@ class Environment:
     view_size: tuple[int, int] = struct.field(pytree_node=False, default=(64, 64))
     tokens_per_image: int = struct.field(pytree_node=False, default=16)
     pad_id: int = struct.field(pytree_node=False, default=0)
+    force_answer_only: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def observation_slots(self) -> int:
@@ -74,13 +76,17 @@ class Environment:
 
 @struct.dataclass
 class EnvState:
-    """All that tools, prompt and policy can reach. The answer key is not here (promise 4)."""
+    """All that tools, prompt and policy can reach. The answer key is not here (promise 4).
+
+    ``turn_tokens_BR`` is the most that each turn may sample.
+    """
 
     bank: ImageBank
     views: Views
     max_turns_B: Array
     max_calls_B: Array
     max_images_B: Array
+    turn_tokens_BR: Array
     turns_B: Array
     calls_B: Array
     done_B: Array
@@ -121,12 +127,16 @@ def reset(environment: Environment, question: Question, group: int) -> EnvState:
     max_turns_B = jnp.minimum(each(question.max_turns_P), environment.turns)
     over_B = max_turns_B <= 0
     spare_B = environment.image_slots(originals) - each(bank.count_P)
+    turn_tokens_BR = jnp.full((batch, environment.turns), environment.turn_tokens, jnp.int32)
+    if question.turn_tokens_PR is not None:
+        turn_tokens_BR = jnp.clip(each(question.turn_tokens_PR), 1, environment.turn_tokens)
     return EnvState(
         bank=bank,
         views=jax.tree.map(each, views),
         max_turns_B=max_turns_B,
         max_calls_B=each(question.max_calls_P),
         max_images_B=jnp.minimum(each(question.max_images_P), spare_B) + each(bank.count_P),
+        turn_tokens_BR=turn_tokens_BR,
         turns_B=zero_B,
         calls_B=zero_B,
         done_B=over_B,

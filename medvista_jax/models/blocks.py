@@ -130,24 +130,18 @@ def rotate(x_BTHD: Array, tables: tuple[Array, Array]) -> Array:
     return jnp.concatenate(turned, axis=-1).astype(x_BTHD.dtype)
 
 
-def attend(q_BTHD: Array, k_BKSD: Array, v_BKSD: Array, mask_BTS: Array | None) -> Array:
+def attend(q_BTHD: Array, k_BKDS: Array, v_BKSD: Array, mask_BTS: Array | None) -> Array:
     """Grouped-query attention, softmax in float32: ``[B, T, H * D]``.
 
     Rows without a single visible slot give finite values. Without a mask everybody sees everything.
     """
     batch, length, heads, head_dim = q_BTHD.shape
-    kv_heads = k_BKSD.shape[1]
+    kv_heads = k_BKDS.shape[1]
     shared = heads // kv_heads
     # Queries that share keys stand side by side (M = T * shared): one matrix product a row and KV head.
     q_BKMD = q_BTHD.reshape(batch, length, kv_heads, shared, head_dim).transpose(0, 2, 1, 3, 4)
     q_BKMD = q_BKMD.reshape(batch, kv_heads, length * shared, head_dim) * head_dim**-0.5
-    if length == 1:
-        # Decoding: the cache is the left operand; as the right one a CPU would transpose all of it at every token.
-        scores_BKSM = jax.lax.dot_general(k_BKSD, q_BKMD, (((3,), (3,)), ((0, 1), (0, 1))))
-        scores_BKMS = scores_BKSM.swapaxes(2, 3)
-    else:
-        scores_BKMS = jnp.einsum("bkmd,bksd->bkms", q_BKMD, k_BKSD)
-    scores_BKMS = scores_BKMS.astype(jnp.float32)
+    scores_BKMS = jnp.einsum("bkmd,bkds->bkms", q_BKMD, k_BKDS).astype(jnp.float32)
     if mask_BTS is not None:
         mask_BMS = jnp.repeat(mask_BTS, shared, axis=1) if shared > 1 else mask_BTS
         scores_BKMS = jnp.where(mask_BMS[:, None], scores_BKMS, -1e30)
@@ -184,14 +178,14 @@ class Block(nn.Module):
         if c.qk_norm:
             q_BTHD = RMSNorm(c.norm_epsilon, name="q_norm")(q_BTHD)
             k_BTKD = RMSNorm(c.norm_epsilon, name="k_norm")(k_BTKD)
-        k_BKSD = rotate(k_BTKD, tables).transpose(0, 2, 1, 3)
+        k_BKDS = rotate(k_BTKD, tables).transpose(0, 2, 3, 1)
         v_BKSD = v_BTKD.transpose(0, 2, 1, 3)
         if layer_cache is not None:
-            k_BKSD = write_cache(layer_cache[0], k_BKSD, start)
-            v_BKSD = write_cache(layer_cache[1], v_BKSD, start)
+            k_BKDS = write_cache(layer_cache[0], k_BKDS, start, axis=3)
+            v_BKSD = write_cache(layer_cache[1], v_BKSD, start, axis=2)
             # Without the barrier the write is fused twice, and each of the two needs a copy of the cache.
-            k_BKSD, v_BKSD = layer_cache = jax.lax.optimization_barrier((k_BKSD, v_BKSD))
-        mixed_BTE = attend(rotate(q_BTHD, tables), k_BKSD, v_BKSD, mask_BTS)
+            k_BKDS, v_BKSD = layer_cache = jax.lax.optimization_barrier((k_BKDS, v_BKSD))
+        mixed_BTE = attend(rotate(q_BTHD, tables), k_BKDS, v_BKSD, mask_BTS)
         x_BTE = x_BTE + dense(c.width, "o", c.output_bias)(mixed_BTE)
         y_BTE = RMSNorm(c.norm_epsilon, name="feed_forward_norm")(x_BTE)
         gate_BTF = ACTIVATIONS[c.activation](dense(c.feed_forward, "gate")(y_BTE))
@@ -246,8 +240,7 @@ class Decoder(nn.Module):
             valid_BS = valid_BT
             start = 0
         else:
-            at = (jnp.zeros((), jnp.int32), jnp.asarray(start, jnp.int32))
-            valid_BS = jax.lax.dynamic_update_slice(cache.valid_BS, valid_BT, at)
+            valid_BS = write_cache(cache.valid_BS, valid_BT, start)
         mask_BTS = chunk_mask(valid_BS, x_BTE.shape[1], start)
         keys, values = [], []
         for i, block in enumerate(self.blocks):
@@ -265,7 +258,12 @@ class Decoder(nn.Module):
 
 
 def empty_cache(config: DecoderConfig, batch: int, slots: int, dtype: Any) -> KVCache:
-    """Zeros ``[B, K, S, D]`` a layer, no slot valid."""
-    shape = (batch, config.kv_heads, slots, config.head_dim)
-    leaves = lambda: tuple(jnp.zeros(shape, dtype) for _ in range(config.layers))  # noqa: E731
-    return KVCache(keys=leaves(), values=leaves(), valid_BS=jnp.zeros((batch, slots), bool))
+    """Zeros of :class:`KVCache`'s shapes, no slot valid."""
+    leaves = lambda *shape: tuple(  # noqa: E731
+        jnp.zeros((batch, config.kv_heads, *shape), dtype) for _ in range(config.layers)
+    )
+    return KVCache(
+        keys=leaves(config.head_dim, slots),
+        values=leaves(slots, config.head_dim),
+        valid_BS=jnp.zeros((batch, slots), bool),
+    )

@@ -41,10 +41,13 @@ class QwenModel(HubModel):
         return self.grid[0] * self.grid[1] // self.config.vision.merge**2
 
     def encode_images(self, params: Params, pixels_NhwC: Array) -> Features:
-        c = self.config
-        patches_NPD = qwen_patches(
-            pixels_NhwC, c.vision.patch, c.vision.merge, c.vision.temporal, c.image_mean, c.image_std
-        )
+        c, frames, mean, std = self.config, self.config.vision.temporal, self.config.image_mean, self.config.image_std
+        if params["vision"]["patch"]["kernel"].dtype == jnp.float32:
+            # A still picture is the same frame several times over, a grey one the same channel: one will do.
+            grey = pixels_NhwC.shape[-1] == 1 and len({*zip(mean, std, strict=True)}) == 1
+            params = _summed_patches(params, len(mean), frames, grey)
+            frames, mean, std = 1, (mean[:1] if grey else mean), (std[:1] if grey else std)
+        patches_NPD = qwen_patches(pixels_NhwC, c.vision.patch, c.vision.merge, frames, mean, std)
         return self.encode_patches(params, patches_NPD, self.grid)
 
     def positions(self, next_B: Array, valid_BT: Array, feature_BT: Array) -> tuple[Array, Array]:
@@ -98,6 +101,24 @@ class QwenModel(HubModel):
         if pixel_values.shape != wanted:
             raise BadInputs(f"image_grid_thw {grids} asks for pixel_values {wanted}, found {pixel_values.shape}")
         return grids
+
+
+def _summed_patches(params: Params, channels: int, frames: int, grey: bool) -> Params:
+    """Parameters whose patch projection takes one frame in place of ``frames`` equal ones, and one channel if ``grey``.
+
+    Rows of the kernel (and of an adapter's first factor) lie by channel, frame, row, column. Not below
+    float32: the sum would be rounded.
+    """
+
+    def summed(leaf_DE: Array) -> Array:
+        leaf_CTNE = leaf_DE.reshape(channels, frames, -1, leaf_DE.shape[-1])
+        return jnp.sum(leaf_CTNE, axis=(0, 1) if grey else 1).reshape(-1, leaf_DE.shape[-1])
+
+    patch = {
+        name: summed(leaf) if name in ("kernel", "kernel_lora_a") else leaf
+        for name, leaf in params["vision"]["patch"].items()
+    }
+    return {**params, "vision": {**params["vision"], "patch": patch}}
 
 
 @partial(jax.jit, static_argnames=("model", "grid"))

@@ -56,7 +56,7 @@ class VisionAttention(nn.Module):
             q_MPHD, k_MPHD, v_MPHD = (
                 x[:, start:stop].reshape(count * number, size, *x.shape[2:]) for x in (q_NPHD, k_NPHD, v_NPHD)
             )
-            mixed_MPE = attend(q_MPHD, k_MPHD.transpose(0, 2, 1, 3), v_MPHD.transpose(0, 2, 1, 3), None)
+            mixed_MPE = attend(q_MPHD, k_MPHD.transpose(0, 2, 3, 1), v_MPHD.transpose(0, 2, 1, 3), None)
             parts.append(mixed_MPE.reshape(count, number * size, width))
             start = stop
         return nn.Dense(width, name="proj", dtype=x_NPE.dtype)(jnp.concatenate(parts, axis=1))

@@ -16,10 +16,11 @@ Features = Any
 
 @struct.dataclass
 class KVCache:
-    """Keys and values of every layer, written in place at one index for all rows.
+    """Keys and values of every layer, written in place at one index for all rows or at one a row.
 
     Attributes:
-      keys, values: a leaf ``[B, K, S, D]`` a layer.
+      keys: a leaf ``[B, K, D, S]`` a layer, as the product with the queries reads it: a third of the time on a CPU.
+      values: a leaf ``[B, K, S, D]`` a layer.
       valid_BS: bool, slots that hold a token of the row's sequence.
     """
 
@@ -72,6 +73,7 @@ class VisionLanguageModel(Protocol):
           positions_BTZ, valid_BT: rotary positions and which slots belong to the sequence.
           cache: keys and values so far; the chunk is written at slots ``start … start + T``. Without a cache the
             chunk attends to itself only: the training forward.
+          start: int32, one for all rows, or ``[B]``.
         """
         ...
 
@@ -80,19 +82,51 @@ class VisionLanguageModel(Protocol):
         ...
 
 
-def write_cache(cache_BKSD: Array, new_BKTD: Array, start: Array | int) -> Array:
-    """The cache with slots ``start … start + T`` replaced."""
-    zero = jnp.zeros((), jnp.int32)
-    return jax.lax.dynamic_update_slice(
-        cache_BKSD, new_BKTD.astype(cache_BKSD.dtype), (zero, zero, jnp.asarray(start, jnp.int32), zero)
+def grow_cache(cache: KVCache, slots: int) -> KVCache:
+    """The cache with room for ``slots`` slots; those that are new are not valid."""
+    spare = slots - cache.valid_BS.shape[1]
+    grow = lambda x, axis: jnp.pad(x, [(0, spare if at == axis else 0) for at in range(x.ndim)])  # noqa: E731
+    return KVCache(
+        keys=tuple(grow(leaf, 3) for leaf in cache.keys),
+        values=tuple(grow(leaf, 2) for leaf in cache.values),
+        valid_BS=grow(cache.valid_BS, 1),
     )
 
 
+def write_cache(cache_BS: Array, new_BT: Array, start: Array | int, axis: int = 1) -> Array:
+    """:func:`write_slots` as it is fast inside a decoding loop.
+
+    On a CPU, one slice for all rows is fused into what reads the cache, twice, and each of the two copies all of it.
+    A slice a row stays a write in place: three to five times faster.
+    """
+    start = jnp.asarray(start, jnp.int32)
+    apart = lambda old, new: write_slots(old, new, jnp.broadcast_to(start, old.shape[:1]), axis)  # noqa: E731
+    together = lambda old, new: write_slots(old, new, start, axis)  # noqa: E731
+    return jax.lax.platform_dependent(cache_BS, new_BT, cpu=apart, default=together)
+
+
+def write_slots(old_BS: Array, new_BT: Array, start: Array | int, axis: int = 1) -> Array:
+    """``old`` with ``start … start + T`` along ``axis`` replaced by ``new``.
+
+    Args:
+      start: int32 scalar, or ``[B]`` for another place in every row of the first axis.
+    """
+    new_BT, start = new_BT.astype(old_BS.dtype), jnp.asarray(start, jnp.int32)
+    if start.ndim:
+        put = lambda old, new, at: jax.lax.dynamic_update_slice_in_dim(old, new, at, axis - 1)  # noqa: E731
+        return jax.vmap(put)(old_BS, new_BT, start)
+    return jax.lax.dynamic_update_slice_in_dim(old_BS, new_BT, start, axis)
+
+
 def chunk_mask(valid_BS: Array, length: int, start: Array | int) -> Array:
-    """Who may be seen: bool ``[B, T, S]``, valid slots at or before the query's own."""
+    """Who may be seen: bool ``[B, T, S]``, valid slots at or before the query's own.
+
+    Args:
+      start: slot of the first query, one for all rows or ``[B]``.
+    """
     slots_S = jnp.arange(valid_BS.shape[1])
-    query_T = jnp.arange(length) + start
-    return valid_BS[:, None, :] & (slots_S[None, None, :] <= query_T[None, :, None])
+    query_BT = jnp.arange(length)[None, :] + jnp.asarray(start, jnp.int32).reshape(-1, 1)
+    return valid_BS[:, None, :] & (slots_S[None, None, :] <= query_BT[:, :, None])
 
 
 def sequential_positions(next_B: Array, valid_BT: Array) -> tuple[Array, Array]:

@@ -18,7 +18,9 @@ from flax import struct
 from medvista_jax.core.types import Array, Params, Question, Trajectory, Turns
 from medvista_jax.environment import gym
 from medvista_jax.environment.gym import Environment, EnvState
-from medvista_jax.models.vlm import Features, KVCache, VisionLanguageModel, last_valid
+from medvista_jax.models.vlm import Features, KVCache, VisionLanguageModel, grow_cache, last_valid, write_slots
+from medvista_jax.rollout.decode import Forced, Voice, decode_step, open_turn, unconstrained
+from medvista_jax.rollout.pool import encode_originals
 from medvista_jax.rollout.record import (
     Record,
     empty_record,
@@ -28,8 +30,7 @@ from medvista_jax.rollout.record import (
     write,
     write_turn,
 )
-from medvista_jax.rollout.sampling import Sampling, choose, log_softmax_at, row_keys
-from medvista_jax.text.constraint import advance, start, token_set, within_set
+from medvista_jax.rollout.sampling import Sampling, row_keys
 from medvista_jax.tools.base import Tool
 
 
@@ -123,12 +124,8 @@ def prefill(
     state = gym.reset(environment, question, group)
     slots = total_slots(environment, prompt_slots)
 
-    with jax.named_scope("encode"):
-        pixels_POhwC = gym.render_originals(environment, question.bank)
-        originals = pixels_POhwC.shape[1]
-        flat = model.encode_images(params, pixels_POhwC.reshape((-1,) + pixels_POhwC.shape[2:]))
-        features = jax.tree.map(lambda x: x.reshape((prompts, originals) + x.shape[1:]), flat)
-
+    features = encode_originals(model, params, environment, question.bank)
+    originals = question.bank.window_PO2.shape[1]
     with jax.named_scope("prefill"):
         start_P = jnp.zeros((prompts,), jnp.int32)
         positions_PSZ, next_P = model.positions(start_P, question.valid_PS, question.feature_PS)
@@ -145,12 +142,7 @@ def prefill(
         logits_PV = model.logits(params, last_valid(hidden_PSE, question.valid_PS))
 
     each = lambda x: jnp.repeat(x, group, axis=0)  # noqa: E731
-    grow = lambda x: jnp.pad(each(x), ((0, 0), (0, 0), (0, slots - prompt_slots), (0, 0)))  # noqa: E731
-    cache = KVCache(
-        keys=tuple(map(grow, cache.keys)),
-        values=tuple(map(grow, cache.values)),
-        valid_BS=jnp.pad(each(cache.valid_BS), ((0, 0), (0, slots - prompt_slots))),
-    )
+    cache = grow_cache(jax.tree.map(each, cache), slots)
     record = write(
         empty_record(batch, slots, model.position_axes, environment.pad_id),
         0,
@@ -176,18 +168,13 @@ def prefill(
     )
 
 
-class _DecodeCarry(NamedTuple):
+class _TurnCarry(NamedTuple):
     t: Array
     tokens_BT: Array
     logprobs_BT: Array
     allowed_BT: Array
     valid_BT: Array
-    next_B: Array
-    stop_B: Array
-    turn_B: Array  # state of the constraint
-    running_B: Array
-    cache: KVCache
-    logits_BV: Array
+    voice: Voice
 
 
 def decode(
@@ -201,75 +188,54 @@ def decode(
 ) -> tuple[Carry, Array, Array]:
     """Sample until every row has closed a call or an answer, or the turn's tokens are used up."""
     batch, capacity = carry.count_B.shape[0], environment.turn_tokens
-    no_feature_B1 = jnp.full((batch, 1), -1, jnp.int32)
     first = carry.record.next_B
+    limit_B = jax.lax.dynamic_index_in_dim(carry.state.turn_tokens_BR, carry.turn, axis=1, keepdims=False)
+    free_B = unconstrained(environment, carry.state)
     if script is not None:
-        scripted_BT = jax.lax.dynamic_index_in_dim(script.tokens_BRT, carry.turn, axis=1, keepdims=False)
-        scripted_B = jax.lax.dynamic_index_in_dim(script.length_BR, carry.turn, axis=1, keepdims=False)
+        said_BT = jax.lax.dynamic_index_in_dim(script.tokens_BRT, carry.turn, axis=1, keepdims=False)
+        length_B = jax.lax.dynamic_index_in_dim(script.length_BR, carry.turn, axis=1, keepdims=False)
+        free_B |= length_B > 0
 
-    constraint = environment.constraint
-    free_B = jnp.zeros((batch,), bool) if script is None else scripted_B > 0  # who is scripted is under no constraint
-
-    def body(c: _DecodeCarry) -> _DecodeCarry:
-        logits_BV, allowed_B = c.logits_BV, jnp.full((batch,), -1, jnp.int32)
-        if constraint is not None:
-            left_B = jnp.full((batch,), capacity, jnp.int32) - c.t
-            allowed_B = jnp.where(free_B, -1, token_set(constraint, c.turn_B, left_B))
-            logits_BV = within_set(constraint, allowed_B, logits_BV)
-        token_B = choose(logits_BV, keys_B, carry.count_B + c.t, sampling)
+    def body(c: _TurnCarry) -> _TurnCarry:
+        forced = None
         if script is not None:
-            said_B = jax.lax.dynamic_index_in_dim(scripted_BT, c.t, axis=1, keepdims=False)
-            token_B = jnp.where(scripted_B > 0, said_B, token_B)
-        logprob_B = log_softmax_at(logits_BV, token_B, sampling.temperature)
-        token_B = jnp.where(c.running_B, token_B, environment.pad_id)
-        stop_B = environment.stops.table[c.stop_B, token_B].astype(jnp.int32)
-        running_B = c.running_B & (stop_B != environment.stops.found)
-        if script is not None:
-            running_B &= (scripted_B == 0) | (c.t + 1 < scripted_B)
-        positions_B1Z, next_B = model.positions(c.next_B, c.running_B[:, None], no_feature_B1)
-        hidden_B1E, cache = model.forward(
+            said_B = jax.lax.dynamic_index_in_dim(said_BT, c.t, axis=1, keepdims=False)
+            forced = Forced(said_B, length_B > 0, c.t + 1 >= length_B)
+        voice, spoken = decode_step(
+            model,
             params,
-            token_B[:, None],
-            no_feature_B1,
+            environment,
+            c.voice,
             carry.features,
-            positions_B1Z,
-            c.running_B[:, None],
-            c.cache,
             carry.at + c.t,
+            limit_B - c.t,
+            keys_B,
+            carry.count_B + c.t,
+            free_B,
+            sampling,
+            forced,
         )
-        put = lambda rows_BT, value_B: jax.lax.dynamic_update_slice(  # noqa: E731
-            rows_BT, value_B[:, None], (jnp.zeros((), jnp.int32), c.t)
-        )
-        return _DecodeCarry(
+        put = lambda rows_BT, value_B: write_slots(rows_BT, value_B[:, None], c.t)  # noqa: E731
+        return _TurnCarry(
             t=c.t + 1,
-            tokens_BT=put(c.tokens_BT, token_B),
-            logprobs_BT=put(c.logprobs_BT, jnp.where(c.running_B, logprob_B, 0.0)),
-            allowed_BT=put(c.allowed_BT, allowed_B),
-            valid_BT=put(c.valid_BT, c.running_B),
-            next_B=next_B,
-            stop_B=stop_B,
-            turn_B=c.turn_B if constraint is None else advance(constraint, c.turn_B, token_B),
-            running_B=running_B,
-            cache=cache,
-            logits_BV=model.logits(params, hidden_B1E[:, 0]),
+            tokens_BT=put(c.tokens_BT, spoken.token_B),
+            logprobs_BT=put(c.logprobs_BT, spoken.logprob_B),
+            allowed_BT=put(c.allowed_BT, spoken.allowed_B),
+            valid_BT=put(c.valid_BT, spoken.said_B),
+            voice=voice,
         )
 
     with jax.named_scope("decode"):
         end = jax.lax.while_loop(
-            lambda c: (c.t < capacity) & jnp.any(c.running_B),
+            lambda c: (c.t < capacity) & jnp.any(c.voice.running_B),
             body,
-            _DecodeCarry(
+            _TurnCarry(
                 t=jnp.zeros((), jnp.int32),
                 tokens_BT=jnp.full((batch, capacity), environment.pad_id, jnp.int32),
                 logprobs_BT=jnp.zeros((batch, capacity), jnp.float32),
                 allowed_BT=jnp.full((batch, capacity), -1, jnp.int32),
                 valid_BT=jnp.zeros((batch, capacity), bool),
-                next_B=first,
-                stop_B=jnp.zeros((batch,), jnp.int32),
-                turn_B=_turn_start(environment, carry.state),
-                running_B=~carry.state.done_B,
-                cache=carry.cache,
-                logits_BV=carry.logits_BV,
+                voice=open_turn(environment, carry.state, carry.logits_BV, first, carry.cache),
             ),
         )
     length_B = jnp.sum(end.valid_BT, axis=1, dtype=jnp.int32)
@@ -282,7 +248,7 @@ def decode(
         end.valid_BT,
         no_feature_BT,
         positions_BTZ,
-        end.next_B,
+        end.voice.next_B,
         sampled=True,
         turn=carry.turn,
         logprobs_BT=end.logprobs_BT,
@@ -291,38 +257,42 @@ def decode(
     carry = carry._replace(
         at=carry.at + end.t,
         record=record,
-        cache=end.cache,
-        logits_BV=end.logits_BV,
+        cache=end.voice.cache,
+        logits_BV=end.voice.logits_BV,
         count_B=carry.count_B + length_B,
     )
     return carry, end.tokens_BT, length_B
 
 
-def _turn_start(environment: Environment, state: EnvState) -> Array:
-    """Where the constraint stands before a turn: rows that must answer may not call."""
-    if environment.constraint is None:
-        return jnp.zeros_like(state.turns_B)
-    return start(environment.constraint, state.turns_B.shape[0], ~gym.must_answer(state))
-
-
 def see(model: VisionLanguageModel, params: Params, environment: Environment, carry: Carry, slot_B: Array) -> Carry:
-    """Render and encode the new views; nothing where no row has one.
+    """:func:`encode_views` of a batch between two steps."""
+    return carry._replace(features=encode_views(model, params, environment, carry.state, carry.features, slot_B))
+
+
+def encode_views(
+    model: VisionLanguageModel,
+    params: Params,
+    environment: Environment,
+    state: EnvState,
+    features: Features,
+    slot_B: Array,
+) -> Features:
+    """The features with those of the new views, which are rendered and encoded; nothing where no row has one.
 
     Args:
       slot_B: int32 image slot of each row's new view, -1 for none.
     """
     if not any(tool.image for tool in environment.tools if isinstance(tool, Tool)):
-        return carry
+        return features
 
     def encode(features: Features) -> Features:
         with jax.named_scope("tool"):
-            pixels_BhwC = gym.render_views(environment, carry.state.bank, carry.state.views, slot_B)
+            pixels_BhwC = gym.render_views(environment, state.bank, state.views, slot_B)
         with jax.named_scope("encode"):
             fresh = model.encode_images(params, pixels_BhwC)
             return jax.tree.map(lambda old, new: _put_slot(old, new, slot_B), features, fresh)
 
-    features = jax.lax.cond(jnp.any(slot_B >= 0), encode, lambda features: features, carry.features)
-    return carry._replace(features=features)
+    return jax.lax.cond(jnp.any(slot_B >= 0), encode, lambda features: features, features)
 
 
 def hear(
@@ -332,32 +302,43 @@ def hear(
     carry: Carry,
     observation: gym.Observation,
 ) -> Carry:
-    """Pass the observation through the model as one chunk; its views have been seen."""
+    """:func:`observe` of a batch between two steps."""
+    record, cache, logits_BV = observe(model, params, carry.record, carry.features, carry.cache, carry.at, observation)
+    return carry._replace(at=carry.at + environment.observation_slots, record=record, cache=cache, logits_BV=logits_BV)
+
+
+def observe(
+    model: VisionLanguageModel,
+    params: Params,
+    record: Record,
+    features: Features,
+    cache: KVCache,
+    at: Array,
+    observation: gym.Observation,
+) -> tuple[Record, KVCache, Array]:
+    """Pass the observation, whose views have been encoded, through the model as one chunk.
+
+    Args:
+      at: int32 first slot of the chunk, one for all rows or ``[B]``.
+
+    Returns:
+      The record, the cache, and the logits ``[B, V]`` behind it; rows without an observation have none of meaning.
+    """
     with jax.named_scope("observe"):
-        first_B = carry.record.next_B
-        positions_BWZ, next_B = model.positions(first_B, observation.valid_BW, observation.feature_BW)
+        positions_BWZ, next_B = model.positions(record.next_B, observation.valid_BW, observation.feature_BW)
         hidden_BWE, cache = model.forward(
             params,
             observation.tokens_BW,
             observation.feature_BW,
-            carry.features,
+            features,
             positions_BWZ,
             observation.valid_BW,
-            carry.cache,
-            carry.at,
+            cache,
+            at,
         )
         logits_BV = model.logits(params, last_valid(hidden_BWE, observation.valid_BW))
-    record = write(
-        carry.record,
-        carry.at,
-        observation.tokens_BW,
-        observation.valid_BW,
-        observation.feature_BW,
-        positions_BWZ,
-        next_B,
-        sampled=False,
-    )
-    return carry._replace(at=carry.at + environment.observation_slots, record=record, cache=cache, logits_BV=logits_BV)
+    said = (observation.tokens_BW, observation.valid_BW, observation.feature_BW, positions_BWZ, next_B)
+    return write(record, at, *said, sampled=False), cache, logits_BV
 
 
 def _put_slot(old_BI: Array, new_B: Array, slot_B: Array) -> Array:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
 from medvista_jax.core.types import Array, ParsedTurn, Trajectory, Turns
 from medvista_jax.environment.gym import Environment, EnvState
+from medvista_jax.models.vlm import write_slots
 
 
 @struct.dataclass
@@ -54,12 +54,12 @@ def write(
     logprobs_BT: Array | None = None,
     allowed_BT: Array | None = None,
 ) -> Record:
-    """Write a chunk at slots ``at … at + T``."""
+    """Write a chunk at slots ``at … at + T``.
 
-    def put(row_BS: Array, chunk_BT: Array) -> Array:
-        start = (jnp.zeros((), jnp.int32), jnp.asarray(at, jnp.int32)) + (jnp.zeros((), jnp.int32),) * (row_BS.ndim - 2)
-        return jax.lax.dynamic_update_slice(row_BS, chunk_BT.astype(row_BS.dtype), start)
-
+    Args:
+      at, turn: one for all rows, or ``[B]``.
+    """
+    put = lambda row_BS, chunk_BT: write_slots(row_BS, chunk_BT, at)  # noqa: E731
     sampled_BT = valid_BT if sampled else jnp.zeros_like(valid_BT)
     logprobs_BT = jnp.zeros(tokens_BT.shape, jnp.float32) if logprobs_BT is None else logprobs_BT
     allowed_BT = jnp.full(tokens_BT.shape, -1, jnp.int32) if allowed_BT is None else allowed_BT
@@ -69,7 +69,7 @@ def write(
         sampled_BS=put(record.sampled_BS, sampled_BT),
         feature_BS=put(record.feature_BS, feature_BT),
         positions_BSZ=put(record.positions_BSZ, positions_BTZ),
-        turn_BS=put(record.turn_BS, jnp.where(sampled_BT, turn, -1)),
+        turn_BS=put(record.turn_BS, jnp.where(sampled_BT, jnp.asarray(turn).reshape(-1, 1), -1)),
         logprobs_BS=put(record.logprobs_BS, jnp.where(sampled_BT, logprobs_BT, 0.0)),
         allowed_BS=put(record.allowed_BS, jnp.where(sampled_BT, allowed_BT, -1)),
         next_B=next_B,
@@ -90,8 +90,12 @@ def empty_turns(batch: int, turns: int, arguments: int) -> Turns:
 
 
 def write_turn(turns: Turns, turn: Array | int, parsed: ParsedTurn, length_B: Array, active_B: Array) -> Turns:
-    """Note what rows that took this turn did in it."""
-    here_BR = active_B[:, None] & (jnp.arange(turns.kind_BR.shape[1])[None, :] == turn)
+    """Note what rows that took this turn did in it.
+
+    Args:
+      turn: one for all rows, or ``[B]``.
+    """
+    here_BR = active_B[:, None] & (jnp.arange(turns.kind_BR.shape[1])[None, :] == jnp.asarray(turn).reshape(-1, 1))
 
     def put(rows_BR: Array, value_B: Array) -> Array:
         mask = here_BR.reshape(here_BR.shape + (1,) * (rows_BR.ndim - 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -62,19 +63,47 @@ def choose(logits_BV: Array, keys_B: Array, count_B: Array, sampling: Sampling) 
     Inverse-CDF sampling with one uniform number a row: the number of random bits does not grow with the vocabulary.
     The draw is keyed by the row's key and its own count of sampled tokens.
     """
-    scale = jnp.where(sampling.temperature > 0, sampling.temperature, 1.0)
-    draw = lambda key, count: jax.random.uniform(jax.random.fold_in(key, count))  # noqa: E731
-    uniform_B1 = jax.vmap(draw)(keys_B, count_B)[:, None]
-    scaled_BV = logits_BV / scale
+    draw = lambda: _draw(logits_BV, keys_B, count_B, sampling)  # noqa: E731
+    return jax.lax.cond(sampling.temperature > 0, draw, lambda: jnp.argmax(logits_BV, axis=-1).astype(jnp.int32))
+
+
+def _draw(logits_BV: Array, keys_B: Array, count_B: Array, sampling: Sampling) -> Array:
+    uniform = lambda key, count: jax.random.uniform(jax.random.fold_in(key, count))  # noqa: E731
+    uniform_B = jax.vmap(uniform)(keys_B, count_B)
+    scaled_BV = logits_BV / sampling.temperature
     weight_BV = jnp.exp(scaled_BV - jnp.max(scaled_BV, axis=-1, keepdims=True))
     narrow = (sampling.top_k > 0) | (sampling.top_p < 1.0)
     weight_BV = jax.lax.cond(narrow, lambda w_BV: likeliest(w_BV, sampling), lambda w_BV: w_BV, weight_BV)
-    cumulative_BV = jnp.cumsum(weight_BV, axis=-1)
-    # Prefix sums are not associative: the sum at an id without weight may round to more than the one before it.
-    reached_BV = (cumulative_BV > uniform_B1 * cumulative_BV[:, -1:]) & (weight_BV > 0)
-    greedy_B = jnp.argmax(logits_BV, axis=-1)
-    sampled_B = jnp.where(jnp.any(reached_BV, axis=-1), jnp.argmax(reached_BV, axis=-1), greedy_B)
-    return jnp.where(sampling.temperature > 0, sampled_B, greedy_B).astype(jnp.int32)
+    return pick(weight_BV, uniform_B)
+
+
+def pick(weight_BV: Array, uniform_B: Array) -> Array:
+    """The id at ``uniform`` of the cumulative weight: int32 ``[B]``; one without weight is never picked.
+
+    First the block of ids, then the id in the block: over the whole vocabulary there is one sum and no prefix sum.
+    """
+    vocab = weight_BV.shape[-1]
+    width = _block_width(vocab)
+    blocks = -(-vocab // width)
+    weight_BNC = jnp.pad(weight_BV, ((0, 0), (0, blocks * width - vocab))).reshape(-1, blocks, width)
+    upto_BN = jnp.cumsum(jnp.sum(weight_BNC, axis=-1), axis=-1)
+    target_B1 = uniform_B[:, None] * upto_BN[:, -1:]
+    block_B1 = jnp.argmax(upto_BN > target_B1, axis=-1, keepdims=True)
+    before_BN = jnp.pad(upto_BN[:, :-1], ((0, 0), (1, 0)))
+    rest_B1 = target_B1 - jnp.take_along_axis(before_BN, block_B1, axis=1)
+    weight_BC = jnp.take_along_axis(weight_BNC, block_B1[..., None], axis=1)[:, 0]
+    reached_BC = (jnp.cumsum(weight_BC, axis=-1) > rest_B1) & (weight_BC > 0)
+    # Sums in two orders round apart: the block may end just short of the target, which then is its last id's.
+    last_B = width - 1 - jnp.argmax(weight_BC[:, ::-1] > 0, axis=-1)
+    within_B = jnp.where(jnp.any(reached_BC, axis=-1), jnp.argmax(reached_BC, axis=-1), last_B)
+    return (block_B1[:, 0] * width + within_B).astype(jnp.int32)
+
+
+def _block_width(vocab: int) -> int:
+    """About the square root; a divisor where there is one near, or else all weights are copied to pad them."""
+    root = max(1, math.isqrt(vocab))
+    near = [width for width in range(max(1, root // 4), 4 * root) if vocab % width == 0]
+    return min(near, key=lambda width: abs(width - root), default=root)
 
 
 def likeliest(weight_BV: Array, sampling: Sampling) -> Array:

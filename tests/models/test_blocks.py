@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.models.blocks import Decoder, DecoderConfig, RMSNorm, attend, rotary_tables, rotate
-from medvista_jax.models.vlm import KVCache, chunk_mask, write_cache
+from medvista_jax.models.blocks import Decoder, DecoderConfig, RMSNorm, attend, empty_cache, rotary_tables, rotate
+from medvista_jax.models.vlm import KVCache, chunk_mask, grow_cache, write_cache, write_slots
 
 CONFIG = DecoderConfig(vocab_size=31, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, feed_forward=48)
 DECODER = Decoder(CONFIG)
@@ -37,7 +37,7 @@ def test_attention_against_loops(kv_heads, length):
     k, v = rng.normal(size=(2, 3, kv_heads, 11, 8))
     mask = rng.random((3, length, 11)) < 0.6
     mask[:, :, 2] = True
-    got = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), jnp.asarray(mask))
+    got = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k.swapaxes(2, 3), v)), jnp.asarray(mask))
     np.testing.assert_allclose(np.asarray(got), attend_by_loops(q, k, v, mask), atol=1e-5)  # float32, values near 1
 
 
@@ -98,9 +98,25 @@ def test_chunk_mask_literal():
 
 def test_write_cache_replaces_its_slots_only():
     cache = jnp.arange(24.0).reshape(1, 2, 6, 2)
-    got = np.asarray(write_cache(cache, jnp.full((1, 2, 2, 2), -1.0), jnp.int32(3)))
+    got = np.asarray(write_cache(cache, jnp.full((1, 2, 2, 2), -1.0), jnp.int32(3), axis=2))
     assert (got[:, :, 3:5] == -1).all()
     np.testing.assert_array_equal(got[:, :, [0, 1, 2, 5]], np.asarray(cache)[:, :, [0, 1, 2, 5]])
+
+
+@pytest.mark.parametrize("write", [write_cache, write_slots])
+def test_every_row_may_be_written_at_a_place_of_its_own(write):
+    old = jnp.zeros((3, 2, 5))
+    got = np.asarray(write(old, jnp.ones((3, 2, 2)), jnp.array([0, 3, 1]), axis=2))
+    assert got[:, 0].astype(int).tolist() == [[1, 1, 0, 0, 0], [0, 0, 0, 1, 1], [0, 1, 1, 0, 0]]
+    np.testing.assert_array_equal(got[:, 0], got[:, 1])
+
+
+def test_grown_cache_keeps_what_it_held():
+    cache = empty_cache(CONFIG, 2, 3, jnp.float32)
+    cache = jax.tree.map(lambda leaf: jnp.ones_like(leaf), cache)
+    grown = grow_cache(cache, 5)
+    assert np.asarray(grown.valid_BS).tolist() == [[True] * 3 + [False] * 2] * 2
+    assert (np.asarray(grown.keys[0]).sum(-1) == 3).all() and (np.asarray(grown.values[0]).sum(-2) == 3).all()
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +185,9 @@ def test_cached_chunks_equal_the_whole(variables, pieces):
     valid = jnp.ones((2, 9), bool).at[1, 5].set(False)
     positions = jnp.maximum(jnp.cumsum(valid, axis=1) - 1, 0)[..., None]
     expected = np.asarray(whole(variables, x, valid, positions))
-    shape = (2, CONFIG.kv_heads, 14, CONFIG.head_dim)
-    empty = tuple(jnp.full(shape, 7.0) for _ in range(CONFIG.layers))  # what lies in unused slots must not matter
-    cache = KVCache(keys=empty, values=empty, valid_BS=jnp.zeros((2, 14), bool))
+    cache = empty_cache(CONFIG, 2, 14, jnp.float32)
+    filled = jax.tree.map(lambda leaf: leaf + 7.0, (cache.keys, cache.values))  # what lies in unused slots: no matter
+    cache = KVCache(*filled, valid_BS=cache.valid_BS)
     at, parts = 0, []
     for size in pieces:
         chunk = slice(at, at + size)

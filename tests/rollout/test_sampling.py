@@ -9,7 +9,7 @@ import pytest
 
 from medvista_jax.rollout.sampling import Sampling, choose, likeliest, log_softmax_at, row_keys
 
-pick, narrow = jax.jit(choose), jax.jit(likeliest)
+chosen, narrow = jax.jit(choose), jax.jit(likeliest)
 keys_of = jax.jit(row_keys, static_argnums=(1, 2))
 
 
@@ -17,7 +17,7 @@ def draw(logits: np.ndarray, draws: int, temperature: float, seed: int = 0) -> n
     """``draws`` rows with the same logits, each with a key of its own."""
     keys = keys_of(jax.random.key(seed), draws, 1)
     rows = jnp.tile(jnp.asarray(logits, jnp.float32)[None], (draws, 1))
-    return np.asarray(pick(rows, keys, jnp.zeros(draws, jnp.int32), Sampling.at(temperature)))
+    return np.asarray(chosen(rows, keys, jnp.zeros(draws, jnp.int32), Sampling.at(temperature)))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -47,9 +47,9 @@ def test_zero_temperature_is_greedy():
     rng = np.random.default_rng(1)
     logits = jnp.asarray(rng.normal(0, 5, (64, 33)), jnp.float32)
     keys = keys_of(jax.random.key(0), 64, 1)
-    chosen = pick(logits, keys, jnp.arange(64), Sampling.at(0.0))
-    assert chosen.dtype == jnp.int32
-    np.testing.assert_array_equal(np.asarray(chosen), np.asarray(logits).argmax(1))
+    ids = chosen(logits, keys, jnp.arange(64), Sampling.at(0.0))
+    assert ids.dtype == jnp.int32
+    np.testing.assert_array_equal(np.asarray(ids), np.asarray(logits).argmax(1))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
@@ -60,8 +60,8 @@ def test_impossible_tokens_are_never_chosen(temperature):
         logits = rng.normal(0, 3, (512, 4096)).astype(np.float32)
         logits[rng.random(logits.shape) > 0.125] = -np.inf
         keys = keys_of(jax.random.key(seed), 512, 1)
-        chosen = np.asarray(pick(jnp.asarray(logits), keys, jnp.zeros(512, jnp.int32), Sampling.at(temperature)))
-        assert np.isfinite(logits[np.arange(512), chosen]).all()
+        ids = np.asarray(chosen(jnp.asarray(logits), keys, jnp.zeros(512, jnp.int32), Sampling.at(temperature)))
+        assert np.isfinite(logits[np.arange(512), ids]).all()
 
 
 def test_rounding_of_prefix_sums_does_not_reach_impossible_tokens(monkeypatch):
@@ -108,12 +108,12 @@ def test_a_draw_depends_on_key_and_count_only():
     logits = jnp.asarray(np.random.default_rng(3).normal(0, 1, (6, 50)), jnp.float32)
     keys = keys_of(jax.random.key(5), 3, 2)
     count = jnp.array([0, 4, 9, 2, 2, 7])
-    all_rows = np.asarray(pick(logits, keys, count, Sampling.at(1.0)))
+    all_rows = np.asarray(chosen(logits, keys, count, Sampling.at(1.0)))
     order = np.array([3, 1, 5])
-    some = pick(logits[order], keys[order], count[order], Sampling.at(1.0))
+    some = chosen(logits[order], keys[order], count[order], Sampling.at(1.0))
     np.testing.assert_array_equal(np.asarray(some), all_rows[order])
     same_logits = jnp.tile(jnp.zeros((1, 50)), (40, 1))
-    later = pick(same_logits, jnp.repeat(keys[:1], 40), jnp.arange(40), Sampling.at(1.0))
+    later = chosen(same_logits, jnp.repeat(keys[:1], 40), jnp.arange(40), Sampling.at(1.0))
     assert len(set(np.asarray(later).tolist())) > 10  # every count has noise of its own
 
 
@@ -163,8 +163,8 @@ def test_only_the_likeliest_are_drawn_and_as_often_as_they_weigh():
     logits = np.log(np.array([0.4, 0.3, 0.2, 0.1], np.float32))
     keys = keys_of(jax.random.key(0), 20_000, 1)
     rows, none = jnp.tile(jnp.asarray(logits)[None], (20_000, 1)), jnp.zeros(20_000, jnp.int32)
-    counts = np.bincount(np.asarray(pick(rows, keys, none, Sampling.at(1.0, top_p=0.65))), minlength=4)
+    counts = np.bincount(np.asarray(chosen(rows, keys, none, Sampling.at(1.0, top_p=0.65))), minlength=4)
     assert counts[2:].sum() == 0
     assert abs(counts[0] / 20_000 - 4 / 7) < 0.0115  # 3.3 standard errors
-    assert np.bincount(np.asarray(pick(rows, keys, none, Sampling.at(1.0, top_k=1)))).tolist() == [20_000]
-    assert np.bincount(np.asarray(pick(rows, keys, none, Sampling.at(1.0))), minlength=4).all()
+    assert np.bincount(np.asarray(chosen(rows, keys, none, Sampling.at(1.0, top_k=1)))).tolist() == [20_000]
+    assert np.bincount(np.asarray(chosen(rows, keys, none, Sampling.at(1.0))), minlength=4).all()

@@ -159,7 +159,7 @@ class VisionBlock(nn.Module):
             q_NPE = RMSNorm(QK_NORM_EPSILON, name="q_norm")(q_NPE)
             k_NPE = RMSNorm(QK_NORM_EPSILON, name="k_norm")(k_NPE)
         q_NPHD, k_NPHD, v_NPHD = (x.reshape(count, patches, c.heads, width // c.heads) for x in (q_NPE, k_NPE, v_NPE))
-        mixed_NPE = attend(q_NPHD, k_NPHD.transpose(0, 2, 1, 3), v_NPHD.transpose(0, 2, 1, 3), None)
+        mixed_NPE = attend(q_NPHD, k_NPHD.transpose(0, 2, 3, 1), v_NPHD.transpose(0, 2, 1, 3), None)
         return nn.Dense(width, name="o", dtype=x_NPE.dtype)(mixed_NPE)
 
     def _feed_forward(self, x_NPE: Array) -> Array:

@@ -94,8 +94,8 @@ class VisionBlock(nn.Module):
             return y_NPE * scale_E.astype(dtype)[None, None]
 
         y_NPE = layer_norm(c.norm_epsilon, "norm1", x_NPE)
-        k_NHPD, v_NHPD = heads("key").transpose(0, 2, 1, 3), heads("value").transpose(0, 2, 1, 3)
-        y_NPE = nn.Dense(width, name="out", dtype=dtype)(attend(heads("query"), k_NHPD, v_NHPD, None))
+        k_NHDP, v_NHPD = heads("key").transpose(0, 2, 3, 1), heads("value").transpose(0, 2, 1, 3)
+        y_NPE = nn.Dense(width, name="out", dtype=dtype)(attend(heads("query"), k_NHDP, v_NHPD, None))
         x_NPE = x_NPE + scaled(y_NPE, "scale1")
         y_NPE = layer_norm(c.norm_epsilon, "norm2", x_NPE)
         y_NPF = ACTIVATIONS[c.activation](nn.Dense(c.feed_forward, name="up", dtype=dtype)(y_NPE))
