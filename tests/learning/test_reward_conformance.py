@@ -30,8 +30,8 @@ def test_case(case):
 
 
 def test_every_published_preset_reads_text():
-    assert READERS.keys() - {"grit_rule_parts", "ophiuchus_seg"} == PRESETS.keys() - {"vista_r1", "low_ids"}
-    assert len(CASES) > 140
+    assert READERS.keys() - {"grit_rule_parts", "ophiuchus_seg"} <= PRESETS.keys()
+    assert len(READERS) == 24 and len(CASES) > 140
 
 
 LOOK = "<think>t</think><tool_call>{}</tool_call><|vision_start|><|image_pad|><|vision_end|><think>b</think>"
