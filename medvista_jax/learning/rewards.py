@@ -28,11 +28,15 @@ class RewardTerms:
       total_B: what the advantage sees.
       correct_B: 0 … 1, whether the answer is right, paid or not: evaluation reads it.
       terms: every term by name, for the metrics (``reward_NAME``) and the report.
+      include_B: bool, False for rows whose tokens stay out of the loss; they count in their group's statistics.
+      turn_BR: float32 ``[B, R]``, what each turn earned beside ``total_B``, for advantages turn by turn.
     """
 
     total_B: Array
     correct_B: Array
     terms: dict[str, Array]
+    include_B: Array | None = None
+    turn_BR: Array | None = None
 
 
 Reward = Callable[[Trajectory, AnswerKey], RewardTerms]
