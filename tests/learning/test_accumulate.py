@@ -147,7 +147,7 @@ def real(which: str):
         moving, still = split(tiny.params(), ["^decoder"])
         tokens = jnp.sum(t.sampled_BS).astype(jnp.float32)
         loss = functools.partial(grpo.chunk_loss, tiny.MODEL, tiny.GRPO, still, jnp.float32(1.0), tokens)
-        extras = {"images": t.features_BILE, "advantage_B": jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0])}
+        extras = tiny.loss_extras(t, jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0]))
         return loss, moving, t.replace(features_BILE=None), extras
     question = tiny.make_question()
     t, pixels = tiny.enacted(tiny.environment(), question, tiny.make_script(tiny.LESSONS))
