@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medvista_jax.core.types import AnswerKey, Array, ImageBank, Params, Question, Trajectory
+from medvista_jax.core.types import AnswerKey, Array, ImageBank, Question, Trajectory
 from medvista_jax.environment.gym import Environment
 from medvista_jax.learning.accumulate import Extras, Metrics, accumulate, map_slots
 from medvista_jax.learning.advantages import ADVANTAGES, group_statistics, per_token, turn_leave_one_out
@@ -29,7 +29,7 @@ from medvista_jax.learning.remat import with_remat
 from medvista_jax.learning.rewards import PRESETS, Reward, RewardTerms
 from medvista_jax.learning.state import FlatParams, TrainState, apply_gradients, join
 from medvista_jax.learning.vision import render_slots, require_frozen, slot_features
-from medvista_jax.models.vlm import VisionLanguageModel
+from medvista_jax.models.vlm import Features, VisionLanguageModel
 from medvista_jax.rollout.loop import rollout
 from medvista_jax.rollout.sampling import Sampling
 from medvista_jax.text.constraint import Constraint
@@ -196,6 +196,7 @@ def grpo_update(
     Args:
       trajectory: of :func:`medvista_jax.rollout.host_loop.rollout_with_host`, ``config.group`` rows a prompt, played
         with ``state.params()`` and this ``sampling``.
+      key: the truth, for ``config.reward``; None where ``terms`` are given.
       terms: rewards computed elsewhere, such as on the host; by default those of ``config.reward`` for ``key``.
       reference: values of the trainable leaves in the reference policy, see
         :func:`medvista_jax.learning.kl.reference_of`; the frozen leaves are shared.
@@ -231,7 +232,7 @@ def scores_before(
     environment: Environment,
     state: TrainState,
     trajectory: Trajectory,
-    images: Params,
+    images: Features | Array,
     sampling: Sampling,
     reference: FlatParams | None,
 ) -> dict[str, Array]:

@@ -40,12 +40,12 @@ class GRPOConfig:
       tis_bound: C of truncated importance sampling; None: off. With it the ratio is taken to the training forward's
         own log-probabilities at the rollout's parameters.
       minibatches, epochs: the rows of a rollout are shuffled and split in minibatches, an optimizer update each, and
-        this so many times over.
+        this so many times over. ``TrainState.step`` and the optimizer's schedule count updates, not rollouts.
       rounds: dynamic sampling (DAPO, arXiv 2503.14476): the batch holds ``rounds · P`` prompts, and P of them are
         played at a time until P groups with variance are found. 1: all are played, flat groups stay.
       train_vision: the views are encoded again under the gradient; needed where the tower or the connector learns.
-      remat: what decoder blocks keep for the gradient: ``"none"`` recomputes nothing, ``"full"`` everything; see
-        :data:`medvista_jax.models.blocks.REMAT`.
+      remat: what decoder blocks keep for the gradient: ``"none"`` keeps all, ``"full"`` recomputes
+        all; see :data:`medvista_jax.models.blocks.REMAT`.
 
     Raises:
       ValueError: a name is unknown or a number out of its range.
