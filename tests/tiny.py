@@ -18,7 +18,7 @@ from medvista_jax.environment import gym
 from medvista_jax.environment.build import build_environment
 from medvista_jax.environment.gym import Environment
 from medvista_jax.learning.grpo import GRPOConfig, chunk_loss, grpo_step
-from medvista_jax.learning.losses import score_tokens
+from medvista_jax.learning.losses import row_weights, score_tokens
 from medvista_jax.learning.rewards import PRESETS, RewardTerms, correctness
 from medvista_jax.learning.sft import SFTConfig, sft_step
 from medvista_jax.learning.state import TrainState, split, start
@@ -243,11 +243,18 @@ def learn(state: TrainState, question: Question, script: Script):
     return sft_step(MODEL, optimizer(), SFT, environment(), state, question, script)
 
 
+def loss_extras(trajectory: Trajectory, advantage_B) -> dict:
+    """What ``chunk_loss`` wants beside the rows: the same advantage at every turn, tokens averaged over the batch."""
+    advantage_BR = jnp.repeat(jnp.asarray(advantage_B)[:, None], TURNS, axis=1)
+    weight_B = row_weights("token", trajectory.sampled_BS, TURNS * TURN_TOKENS)
+    return {"images": trajectory.features_BILE, "advantage_BR": advantage_BR, "weight_B": weight_B}
+
+
 @jax.jit
 def _policy_loss(params: Params, trajectory: Trajectory, advantage_B, temperature):
     moving, still = split(params, ["^decoder"])
     tokens = jnp.sum(trajectory.sampled_BS).astype(jnp.float32)
-    extras = {"images": trajectory.features_BILE, "advantage_B": advantage_B}
+    extras = loss_extras(trajectory, advantage_B)
     loss, (sums, maxima) = chunk_loss(MODEL, GRPO, still, temperature, tokens, moving, trajectory, extras)
     return loss, sums | maxima
 

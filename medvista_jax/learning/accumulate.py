@@ -1,7 +1,7 @@
-"""Gradients over a batch of ragged trajectories: rows sorted by length, played in chunks, each at the shortest bucket.
+"""Work over a batch of ragged trajectories: rows sorted by length, taken in chunks, each at the shortest bucket.
 
-A batch is as long as its longest row, and attention costs the square of it. Sorting rows by length and accumulating
-over chunks keeps short rows short, bounds memory, and changes nothing in the result but the order of a sum.
+A batch is as long as its longest row, and attention costs the square of it. Sorting rows by length and going over
+chunks keeps short rows short, bounds memory, and changes nothing in the result but the order of a sum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from medvista_jax.learning.state import FlatParams
 from medvista_jax.rollout.record import pack
 
 Metrics = dict[str, Array]
-ChunkLoss = Callable[[FlatParams, Trajectory, Any], tuple[Array, tuple[Metrics, Metrics]]]
+Extras = dict[str, Any]
+"""Arrays with a leading axis ``B`` that go with the rows. Leaves under ``"images"`` are ``[B, I, …]`` and are cut to
+the bucket's image slots; leaves under ``"slots"`` are ``[B, S]`` and are packed as the row's own slots are."""
+ChunkLoss = Callable[[FlatParams, Trajectory, Extras], tuple[Array, tuple[Metrics, Metrics]]]
 """``(trainable, packed chunk, its extras) -> summed loss, (metrics to sum, metrics to take the maximum of)``."""
 
 
@@ -34,7 +37,7 @@ def accumulate(
     chunk_loss: ChunkLoss,
     trainable: FlatParams,
     trajectory: Trajectory,
-    extras: Any,
+    extras: Extras,
     buckets: tuple[Bucket, ...],
     chunk: int,
 ) -> tuple[FlatParams, Metrics]:
@@ -42,9 +45,7 @@ def accumulate(
 
     Args:
       chunk_loss: sums over tokens; whoever wants a mean divides by a count that is known beforehand.
-      extras: pytree of arrays with a leading axis ``B``; leaves ``[B, I, …]`` under the key ``"images"`` are cut to the
-        bucket's image slots.
-      buckets: ascending; the last one must hold everything.
+      buckets: ascending; the whole trajectory is one more where none of them holds it.
       chunk: rows at a time, a divisor of ``B``.
 
     Returns:
@@ -53,32 +54,20 @@ def accumulate(
     Raises:
       ValueError: ``chunk`` does not divide the batch.
     """
-    rows = trajectory.tokens_BS.shape[0]
-    if rows % chunk:
-        raise ValueError(f"a chunk of {chunk} rows does not divide a batch of {rows}; set chunk to a divisor")
-    length_B = jnp.sum(trajectory.valid_BS, axis=1)
-    order_B = jnp.argsort(length_B)
-    split = lambda leaf: leaf[order_B].reshape((rows // chunk, chunk) + leaf.shape[1:])  # noqa: E731
-    chunks = jax.tree.map(split, (trajectory, extras))
+    buckets = _up_to_the_whole(buckets, trajectory)
+    chunks, _ = _sorted_chunks(trajectory, extras, chunk)
 
     def at(bucket: Bucket):
         def branch(operands):
-            part, extra = operands
-            packed = pack(part, bucket.slots)
-            if "images" in extra:
-                extra = {**extra, "images": jax.tree.map(lambda leaf: leaf[:, : bucket.images], extra["images"])}
+            packed, extra, _ = _cut(bucket, *operands)
             (_, metrics), gradients = jax.value_and_grad(chunk_loss, has_aux=True)(trainable, packed, extra)
             return gradients, metrics
 
         return branch
 
-    slots_N = jnp.asarray([bucket.slots for bucket in buckets])
-    images_N = jnp.asarray([bucket.images for bucket in buckets])
-
     def body(carry, operands):
-        part = operands[0]
-        fits_N = (slots_N >= jnp.max(jnp.sum(part.valid_BS, axis=1))) & (images_N >= jnp.max(part.views.count_B))
-        gradients, (sums, maxima) = jax.lax.switch(jnp.argmax(fits_N), [at(bucket) for bucket in buckets], operands)
+        branches = [at(bucket) for bucket in buckets]
+        gradients, (sums, maxima) = jax.lax.switch(_first_that_fits(buckets, operands[0]), branches, operands)
         total, sums_so_far, maxima_so_far = carry
         add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
         return (
@@ -87,9 +76,93 @@ def accumulate(
             jax.tree.map(jnp.maximum, maxima_so_far, maxima),
         ), None
 
-    first = jax.tree.map(lambda leaf: leaf[0], chunks)
-    shapes = jax.eval_shape(at(buckets[-1]), first)
-    zeros = lambda tree: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), tree)  # noqa: E731
-    start = (zeros(shapes[0]), zeros(shapes[1][0]), zeros(shapes[1][1]))
+    shapes = jax.eval_shape(at(buckets[-1]), jax.tree.map(lambda leaf: leaf[0], chunks))
+    fill = lambda tree, value: jax.tree.map(lambda leaf: jnp.full(leaf.shape, value(leaf.dtype), leaf.dtype), tree)  # noqa: E731
+    zero = lambda dtype: jnp.zeros((), dtype)  # noqa: E731
+    start = (fill(shapes[0], zero), fill(shapes[1][0], zero), fill(shapes[1][1], _lowest))
     (gradients, sums, maxima), _ = jax.lax.scan(body, start, chunks)
-    return gradients, {**sums, **maxima, "longest": jnp.max(length_B)}
+    return gradients, {**sums, **maxima, "longest": jnp.max(jnp.sum(trajectory.valid_BS, axis=1))}
+
+
+def map_slots(
+    score: Callable[[Trajectory, Extras], Array],
+    trajectory: Trajectory,
+    extras: Extras,
+    buckets: tuple[Bucket, ...],
+    chunk: int,
+) -> Array:
+    """A number for every slot, computed chunk by chunk as in :func:`accumulate`, without gradients.
+
+    Args:
+      score: ``(packed chunk, its extras) -> [chunk, slots]``.
+
+    Returns:
+      float32 ``[B, S]`` at the slots of the trajectory as it came; 0 at slots that are no part of a row.
+
+    Raises:
+      ValueError: ``chunk`` does not divide the batch.
+    """
+    buckets = _up_to_the_whole(buckets, trajectory)
+    chunks, order_B = _sorted_chunks(trajectory, extras, chunk)
+    slots = trajectory.tokens_BS.shape[1]
+
+    def at(bucket: Bucket):
+        def branch(operands):
+            packed, extra, slot_BN = _cut(bucket, *operands)
+            values_BN = jnp.where(packed.valid_BS, score(packed, extra), 0.0)
+            rows_B1 = jnp.arange(chunk)[:, None]
+            return jnp.zeros((chunk, slots), jnp.float32).at[rows_B1, slot_BN].set(values_BN)
+
+        return branch
+
+    def body(_, operands):
+        branches = [at(bucket) for bucket in buckets]
+        return None, jax.lax.switch(_first_that_fits(buckets, operands[0]), branches, operands)
+
+    _, values_CBS = jax.lax.scan(body, None, chunks)
+    return values_CBS.reshape(-1, slots)[jnp.argsort(order_B)]
+
+
+def _lowest(dtype: Any) -> Any:
+    """What no maximum is below."""
+    return -jnp.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
+
+
+def _up_to_the_whole(buckets: tuple[Bucket, ...], trajectory: Trajectory) -> tuple[Bucket, ...]:
+    """The buckets up to the first that holds everything; the whole trajectory is the last where none does."""
+    whole = Bucket(trajectory.tokens_BS.shape[1], trajectory.views.view.blend.shape[1])
+    for index, bucket in enumerate(buckets):
+        if bucket.slots >= whole.slots and bucket.images >= whole.images:
+            return buckets[: index + 1]
+    return (*buckets, whole)
+
+
+def _sorted_chunks(trajectory: Trajectory, extras: Extras, chunk: int) -> tuple[tuple[Trajectory, Extras], Array]:
+    """Rows by length, leaves ``[B / chunk, chunk, …]``, and which row each one was."""
+    rows = trajectory.tokens_BS.shape[0]
+    if rows % chunk:
+        raise ValueError(f"a chunk of {chunk} rows does not divide a batch of {rows}; set chunk to a divisor")
+    order_B = jnp.argsort(jnp.sum(trajectory.valid_BS, axis=1))
+    split = lambda leaf: leaf[order_B].reshape((rows // chunk, chunk) + leaf.shape[1:])  # noqa: E731
+    return jax.tree.map(split, (trajectory, extras)), order_B
+
+
+def _first_that_fits(buckets: tuple[Bucket, ...], part: Trajectory) -> Array:
+    """int32 scalar. The last one holds everything."""
+    slots_N = jnp.asarray([bucket.slots for bucket in buckets])
+    images_N = jnp.asarray([bucket.images for bucket in buckets])
+    fits_N = (slots_N >= jnp.max(jnp.sum(part.valid_BS, axis=1))) & (images_N >= jnp.max(part.views.count_B))
+    return jnp.argmax(fits_N)
+
+
+def _cut(bucket: Bucket, part: Trajectory, extra: Extras) -> tuple[Trajectory, Extras, Array]:
+    """A chunk and its extras in a bucket, and which slot each packed slot was: int32 ``[chunk, N]``."""
+    packed = pack(part, bucket.slots)
+    slots_BS = jnp.broadcast_to(jnp.arange(part.tokens_BS.shape[1], dtype=jnp.int32)[None], part.tokens_BS.shape)
+    slot_BN = pack(part.replace(tokens_BS=slots_BS), bucket.slots).tokens_BS
+    extra = dict(extra)
+    if "images" in extra:
+        extra["images"] = jax.tree.map(lambda leaf: leaf[:, : bucket.images], extra["images"])
+    if "slots" in extra:
+        extra["slots"] = jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, slot_BN, axis=1), extra["slots"])
+    return packed, extra, slot_BN

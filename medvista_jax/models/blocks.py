@@ -30,6 +30,7 @@ class DecoderConfig:
       embedding_scale: factor on input embeddings; ``None`` is the square root of the width.
       max_positions: slots beyond which the rotary frequencies would be others (the hub's "dynamic" scaling), which is
         not ported; ``None``: no such bound.
+      remat: key of :data:`REMAT`, what a block keeps for its gradient.
     """
 
     vocab_size: int
@@ -50,6 +51,7 @@ class DecoderConfig:
     mrope_interleaved: bool = False
     embedding_scale: float | None = None
     max_positions: int | None = None
+    remat: str = "none"
 
     def require_slots(self, slots: int) -> None:
         """Raises ValueError for a sequence, or a cache, longer than ``max_positions``."""
@@ -85,6 +87,13 @@ ACTIVATIONS = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
 }
 """By the names that hub configurations use."""
+
+REMAT = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""Which results of a block are kept for the backward pass, the rest being computed again; ``"none"`` keeps all."""
 
 
 class RMSNorm(nn.Module):
@@ -204,7 +213,8 @@ class Decoder(nn.Module):
         self.embedding_VE = self.param("embedding", normal, shape)
         if not c.tied:
             self.head_VE = self.param("head", normal, shape)
-        self.blocks = [Block(c, name=f"layer_{i}") for i in range(c.layers)]
+        block = Block if c.remat == "none" else nn.remat(Block, policy=REMAT[c.remat])
+        self.blocks = [block(c, name=f"layer_{i}") for i in range(c.layers)]
         self.final_norm = RMSNorm(c.norm_epsilon, name="final_norm")
 
     def embed(self, tokens_BT: Array) -> Array:

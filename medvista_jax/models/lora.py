@@ -12,8 +12,8 @@ kernel as ``kernel_lora_a`` and ``kernel_lora_b``; the base's leaves are the ver
 Adapters are float32 whatever the base is. Over a bfloat16 base, ``x A B`` is computed in float32 and what a module
 gives is rounded to bfloat16 once: activations and cache keep the base's dtype.
 
-GRPO's loss reads the image features of the rollout (:func:`medvista_jax.learning.grpo.chunk_loss`), so adapters in the
-tower or the connector get gradients from SFT only.
+GRPO's loss reads the image features of the rollout; where adapters in the tower or the connector shall learn, set
+``train_vision`` (:class:`medvista_jax.learning.grpo_config.GRPOConfig`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 
 from medvista_jax.core.types import Trajectory, View, Views
 from medvista_jax.learning import grpo, sft
-from medvista_jax.learning.accumulate import Bucket, accumulate
+from medvista_jax.learning.accumulate import Bucket, accumulate, map_slots
 from medvista_jax.learning.state import split
 from tests import tiny
 
@@ -133,6 +133,44 @@ def test_a_bucket_larger_than_the_trajectory_is_no_harm(unchunked):
     assert_close(found, unchunked[0])
 
 
+def test_where_no_bucket_holds_a_chunk_the_whole_trajectory_does(unchunked):
+    """No row is cut to a bucket that is too small for it, in slots or in images."""
+    buckets = (Bucket(4, 1), Bucket(31, 1), Bucket(9, 2))
+    found, said = jax.jit(functools.partial(accumulate, loss_of_order, buckets=buckets, chunk=3))(
+        parameters(), *ragged()
+    )
+    assert_close(found, unchunked[0])
+    assert float(said["slots"]) == sum(bucket.slots for bucket in choose((*buckets, WHOLE), 3))
+
+
+def test_maxima_may_be_negative():
+    """And of integers."""
+
+    def loss(trainable, trajectory, extras):
+        length = jnp.sum(trajectory.valid_BS, axis=1)
+        worst = {"float": jnp.max(-5.0 - length), "int": jnp.max(-5 - length)}
+        return jnp.sum(trainable["mix"]), ({}, worst)
+
+    _, said = jax.jit(functools.partial(accumulate, loss, buckets=(), chunk=4))(parameters(), *ragged())
+    assert float(said["float"]) == int(said["int"]) == -5 - min(LENGTHS)
+
+
+@pytest.mark.parametrize(("name", "chunk"), [("whole", 12), ("many", 1), ("images only", 3)])
+def test_numbers_of_slots_come_back_to_where_they_were(name, chunk):
+    """A sum over all that stands before a slot, of tokens, of an extra of the slots and of the images."""
+    trajectory, extras = ragged()
+    slots = {"bonus": trajectory.logprobs_BS}
+
+    def score(part, extra):
+        total_BS = part.tokens_BS + extra["slots"]["bonus"] + part.positions_BSZ[..., 0] * extra["weight_B"][:, None]
+        return jnp.cumsum(jnp.where(part.valid_BS, total_BS, 0.0), axis=1)
+
+    run = jax.jit(functools.partial(map_slots, score, buckets=BUCKETS[name], chunk=chunk))
+    found = np.asarray(run(trajectory, {**extras, "slots": slots}))
+    expected = np.where(trajectory.valid_BS, score(trajectory, {**extras, "slots": slots}), 0.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("chunk", [5, 24])
 def test_a_chunk_that_does_not_divide_the_batch_is_refused(chunk):
     message = f"a chunk of {chunk} rows does not divide a batch of 12; set chunk to a divisor"
@@ -147,7 +185,7 @@ def real(which: str):
         moving, still = split(tiny.params(), ["^decoder"])
         tokens = jnp.sum(t.sampled_BS).astype(jnp.float32)
         loss = functools.partial(grpo.chunk_loss, tiny.MODEL, tiny.GRPO, still, jnp.float32(1.0), tokens)
-        extras = {"images": t.features_BILE, "advantage_B": jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0])}
+        extras = tiny.loss_extras(t, jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0]))
         return loss, moving, t.replace(features_BILE=None), extras
     question = tiny.make_question()
     t, pixels = tiny.enacted(tiny.environment(), question, tiny.make_script(tiny.LESSONS))

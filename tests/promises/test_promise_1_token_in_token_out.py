@@ -76,20 +76,29 @@ def test_sampled_slots_are_the_turns(spelt):
 
 @dataclasses.dataclass(frozen=True)
 class Bumped:
-    """The model with a term added to its logits, slot by slot: gradients with respect to it are those of the logits."""
+    """The model with a term added to its hidden states, slot by slot: which of them the loss reads, gradients tell."""
 
     base: object
 
     def forward(self, params, *rest):
-        return self.base.forward(params["base"], *rest)
+        hidden_BSE, cache = self.base.forward(params["base"], *rest)
+        return hidden_BSE + params["bump"], cache
 
     def logits(self, params, hidden):
-        return self.base.logits(params["base"], hidden) + params["bump"]
+        return self.base.logits(params["base"], hidden)
+
+
+def slots_that_choose(t) -> np.ndarray:
+    """bool ``[B, S]``: the last valid slot before each sampled one."""
+    valid, sampled = np.asarray(t.valid_BS), np.asarray(t.sampled_BS)
+    chooses = np.zeros_like(sampled)
+    for row, slot in zip(*np.nonzero(sampled), strict=True):
+        chooses[row, np.flatnonzero(valid[row, :slot])[-1]] = True
+    return chooses
 
 
 def test_loss_touches_the_sampled_slots_and_no_other():
     t = tiny.played(tiny.make_script(tiny.MIXED))
-    batch, slots = t.tokens_BS.shape
     model = Bumped(tiny.MODEL)
     advantage = jnp.array([1.0, -1.0, 0.5, -0.5, 2.0, -2.0])
 
@@ -103,8 +112,11 @@ def test_loss_touches_the_sampled_slots_and_no_other():
         _, pull = jax.vjp(losses, bump)
         return [jnp.any(pull(one)[0] != 0, axis=-1) for one in jnp.eye(2)]
 
-    for touched_BS in jax.jit(touched)(jnp.zeros((batch, slots, tiny.VOCAB))):
-        np.testing.assert_array_equal(np.asarray(touched_BS), np.asarray(t.sampled_BS))
+    expected_BS = slots_that_choose(t)
+    assert expected_BS.sum() == int(t.sampled_BS.sum())
+    width = tiny.MODEL.config.decoder.width
+    for touched_BS in jax.jit(touched)(jnp.zeros((*t.tokens_BS.shape, width))):
+        np.testing.assert_array_equal(np.asarray(touched_BS), expected_BS)
 
 
 def test_what_the_environment_says_is_never_a_target():

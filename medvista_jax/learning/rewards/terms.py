@@ -27,12 +27,14 @@ class RewardTerms:
       terms: every term by name, for the metrics (``reward_NAME``) and the report.
       include_B: bool; tokens of rows with False stay out of the loss, though the rows count in their group's mean and
         deviation. None: all are in.
+      turn_BR: float32 ``[B, R]``, what each turn earned beside ``total_B``, for advantages turn by turn. None: nothing.
     """
 
     total_B: Array
     correct_B: Array
     terms: dict[str, Array]
     include_B: Array | None = None
+    turn_BR: Array | None = None
 
 
 Reward = Callable[..., RewardTerms]
