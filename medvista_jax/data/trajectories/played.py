@@ -295,6 +295,7 @@ def inside_frame(text: str, frame: Frame, image: bool) -> str:
     """
     before = frame.before + (frame.image_before + frame.image_after if image else "")
     if not text.startswith(before) or not text.endswith(frame.after) or len(text) < len(before) + len(frame.after):
-        raise ValueError(f"the chat's frame {before!r} … {frame.after!r} does not stand around the observation {text!r}")
+        raise ValueError(
+            f"the chat's frame {before!r} … {frame.after!r} does not stand around the observation {text!r}"
+        )
     return text[len(before) : len(text) - len(frame.after)]
-

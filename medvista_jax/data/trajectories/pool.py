@@ -203,27 +203,25 @@ class TrajectoryPool:
         )
 
     def _check(self, record: Record) -> None:
-        environment = self.environment
-        if not record.turns:
-            raise ValueError(f"{record.id}: is a question without a turn; sample trajectories of it first")
-        if len(record.turns) > environment.turns:
-            raise ValueError(
-                f"{record.id}: has {len(record.turns)} turns, more than the environment's {environment.turns}; raise turns"
-            )
-        if len(record.images) > self.originals:
-            raise ValueError(f"{record.id}: has {len(record.images)} images, more than originals={self.originals}")
+        turns, slots = self.environment.turns, self.environment.image_slots(self.originals)
         unknown = [tool for tool in record.tools if isinstance(tool, str) and tool not in ALL_TOOLS]
-        if unknown:
-            raise ValueError(f"{record.id}: offers {unknown[0]!r}, which is no tool of this package and has no schema")
+        wrong = ""
+        if not record.turns:
+            wrong = "is a question without a turn; sample trajectories of it first"
+        elif len(record.turns) > turns:
+            wrong = f"has {len(record.turns)} turns, more than the environment's {turns}; raise turns"
+        elif len(record.images) > self.originals:
+            wrong = f"has {len(record.images)} images, more than originals={self.originals}; raise originals"
+        elif len(record.shown()) > slots:
+            wrong = f"shows {len(record.shown())} images, more than the {slots} image slots; raise originals or turns"
+        elif unknown:
+            wrong = f"offers {unknown[0]!r}, which is no tool of this package and has no schema"
         for turn in record.turns:
             for name, values in (("logprobs", turn.logprobs), ("allowed", turn.allowed)):
                 if values is not None and (turn.ids is None or len(values) != len(turn.ids)):
-                    raise ValueError(f"{record.id}: {name} of a turn are not one for each of its ids")
-        if len(record.shown()) > environment.image_slots(self.originals):
-            raise ValueError(
-                f"{record.id}: shows {len(record.shown())} images, more than the {environment.image_slots(self.originals)} "
-                "image slots; raise originals or turns"
-            )
+                    wrong = wrong or f"{name} of a turn are not one for each of its ids"
+        if wrong:
+            raise ValueError(f"{record.id}: {wrong}")
 
     def _observe(self, seen: Observation, image: int) -> tuple[list[int], list[int]]:
         """An observation in the frame of the chat; text of a tool acts as no tag."""

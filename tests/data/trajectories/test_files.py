@@ -28,7 +28,9 @@ def make_record(name: str = "q/0", **changes) -> Record:
     record = Record(
         id=name,
         question="Which é?",
-        images=(ImageRef(data=encode_pixels(GREY), window=(10.0, 50000.0), rescale=(1.0, -1024.0), spacing=(0.5, 0.7)),),
+        images=(
+            ImageRef(data=encode_pixels(GREY), window=(10.0, 50000.0), rescale=(1.0, -1024.0), spacing=(0.5, 0.7)),
+        ),
         source=Source("checkpoint", "runs/x", tokenizer="abc", tokens_per_image=4, temperature=0.7, key=(0, 3), row=2),
         answer="left",
         options=("left", "right"),
@@ -60,9 +62,7 @@ def make_record(name: str = "q/0", **changes) -> Record:
 def bare(record: Record) -> Record:
     """The record without its images."""
     turns = tuple(
-        dataclasses.replace(
-            turn, observation=turn.observation and dataclasses.replace(turn.observation, image=None)
-        )
+        dataclasses.replace(turn, observation=turn.observation and dataclasses.replace(turn.observation, image=None))
         for turn in record.turns
     )
     return dataclasses.replace(record, images=(), turns=turns)
@@ -182,5 +182,7 @@ def test_a_record_is_a_question_for_a_pool(tmp_path):
 
 
 def test_from_json_places_images(tmp_path):
-    record = from_json({"id": "a", "question": "b", "images": [{"file": "x.png"}], "source": {"kind": "file"}}, tmp_path)
+    record = from_json(
+        {"id": "a", "question": "b", "images": [{"file": "x.png"}], "source": {"kind": "file"}}, tmp_path
+    )
     assert record.images[0].file == str(tmp_path / "x.png")
