@@ -159,3 +159,14 @@ def _read_line(line: bytes, folder: Path) -> Record:
         cut = "" if line.endswith(b"\n") else " (the line is cut short; was its writer stopped?)"
         raise BadRecord(f"no JSON: {error}{cut}") from None
     return from_json(value, folder)
+
+
+def keep_lines(path: Path, count: int) -> None:
+    """Cuts a file behind its first ``count`` lines; nothing where there is no file."""
+    if not path.exists():
+        return
+    with open(path, "rb+") as file:
+        for _ in range(count):
+            if not file.readline():
+                return
+        file.truncate(file.tell())
