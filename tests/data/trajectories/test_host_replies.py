@@ -32,12 +32,13 @@ def records(logged, tmp_path_factory):
 
 def test_replies_stand_with_the_turns_that_asked(records):
     words = [[turn.host and (turn.host.tool, turn.host.text, turn.host.fault) for turn in r.turns] for r in records]
-    assert words[0][0] == ("echo", "no</answer> 30x24", "NONE")
+    assert words[0][0] == ("echo", "no</answer> 256x205", "NONE")
     assert words[1][0] is None and words[1][1][0] == "echo" and words[1][1][1].startswith("two ")
     assert words[2][:2] == [("fail", "", "TOOL_FAILED"), ("fail", "", "TOOL_TIMED_OUT")]
     assert words[3][0] is None and records[3].turns[0].fault == "NO_SUCH_IMAGE"  # nobody was asked
     assert words[5] == [None]
-    assert records[0].turns[0].observation.text == "no</answer> 30x24"
+    # The reply is whole; what the policy read was cut to the 24 tokens that there is room for.
+    assert records[0].turns[0].observation.text == "no</answer> 256x205"
     assert records[0].tools[2]["function"]["name"] == "echo"
 
 

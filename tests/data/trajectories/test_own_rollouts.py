@@ -25,6 +25,7 @@ from medvista_jax.environment.items import Item, Picture
 from medvista_jax.learning.sft import sft_update
 from medvista_jax.models.mrope import grid_positions, grid_table
 from medvista_jax.rollout.loop import Script
+from medvista_jax.rollout.scripted import encode_slots
 from medvista_jax.text.byte_tokenizer import ByteTokenizer
 from medvista_jax.text.chat import CompactChat
 from tests import tiny
@@ -129,6 +130,20 @@ def test_loss_falls_on_what_the_policy_said(pool, records):
     assert text.startswith("<think>x</think>" + tiny.WINDOW + tiny.ZOOM_AGAIN)  # no observation between the two
 
 
+def test_the_loss_of_the_file_is_the_rollouts_own(pool):
+    """Promise 2 through a file: ids, positions, features and pixels give the log-probabilities they were drawn with.
+
+    The views were 8-bit pixels in the rollout too, so only the order of sums differs.
+    """
+    batch, pixels = pool.batch(np.arange(6))
+    features = jax.jit(encode_slots, static_argnums=0)(tiny.MODEL, tiny.params(), jnp.asarray(pixels))
+    scores = tiny.score(tiny.MODEL, tiny.params(), batch, features, jnp.ones(()))
+    said = batch.sampled_BS
+    np.testing.assert_allclose(np.asarray(scores.logprob_BS)[said], batch.logprobs_BS[said], atol=1e-4)
+    assert np.abs(batch.logprobs_BS[said]).mean() > 1
+
+
+@pytest.mark.slow
 def test_updates_from_the_file_and_from_the_played_script_are_the_same_step(question):
     """Way (a), the gym plays the turns; way (b), all comes from the file."""
     script = tiny.make_script(tiny.LESSONS)
