@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from medvista_jax.core.types import Fault, Kind
 from medvista_jax.environment.chat_endpoint import ChatEndpoint, Completion, EndpointError, RequestFailed
@@ -35,13 +35,19 @@ class RecordError(Exception):
 
 @dataclasses.dataclass
 class Game:
-    """One episode with the endpoint."""
+    """One episode with the endpoint.
+
+    Attributes:
+      said, heard: the turns in our words, and what came of each.
+    """
 
     item: AnyItem
     conversation: Conversation
     calls: list[dict[str, str]] = dataclasses.field(default_factory=list)
     faults: list[str] = dataclasses.field(default_factory=list)
     finish_reasons: list[str] = dataclasses.field(default_factory=list)
+    said: list[str] = dataclasses.field(default_factory=list)
+    heard: list[Reply] = dataclasses.field(default_factory=list)
     usage: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     turns: int = 0
     attempts: int = 0
@@ -54,16 +60,26 @@ class Game:
         self.seconds += completion.seconds
         self.usage.update(completion.usage)
         self.finish_reasons.append(completion.finish_reason)
-        return self.conversation.read(completion.message)
+        self.said.append(self.conversation.read(completion.message))
+        return self.said[-1]
 
     def tell(self, reply: Reply) -> None:
         """What came of it."""
+        self.heard.append(reply)
         if reply.kind == Kind.CALL:
             self.calls.append({"tool": reply.tool, "fault": reply.fault.name.lower()})
         if reply.fault != Fault.NONE:
             self.faults.append(reply.fault.name.lower())
         if not reply.done:
             self.conversation.tell(reply)
+
+
+class Keeper(Protocol):
+    """Where finished episodes go."""
+
+    def add(self, game: Game, reply: Reply) -> Any:
+        """Keeps one; what it gives back is handed to ``heard``."""
+        ...
 
 
 class Records:
@@ -188,8 +204,8 @@ class Table:
         episodes: Episodes,
         endpoint: ChatEndpoint,
         dialect: str,
-        records: Records,
-        heard: Callable[[Record | None, str], None] = lambda record, failure: None,
+        records: Keeper,
+        heard: Callable[[Any, str], None] = lambda record, failure: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._episodes, self._endpoint, self._dialect = episodes, endpoint, dialect

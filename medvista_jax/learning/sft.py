@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on scripted trajectories: tools, observations and update in one compiled step."""
+"""Supervised fine-tuning on trajectories: scripts that are played in the compiled step, or what is there already."""
 
 from __future__ import annotations
 
@@ -61,6 +61,36 @@ def sft_step(
 ) -> tuple[TrainState, Metrics]:
     """Play the scripts, score them, update. Returns the new state and scalar metrics."""
     trajectory, pixels_BIhwC = enact(model, environment, question, script)
+    return _update(model, optimizer, config, state, trajectory, pixels_BIhwC)
+
+
+@partial(jax.jit, static_argnames=("model", "optimizer", "config"), donate_argnames=("state",))
+def sft_update(
+    model: VisionLanguageModel,
+    optimizer: optax.GradientTransformation,
+    config: SFTConfig,
+    state: TrainState,
+    trajectory: Trajectory,
+    pixels_BIhwC: Array,
+) -> tuple[TrainState, Metrics]:
+    """Score trajectories whose observations and images are given, update: imported ones, and what was sampled before.
+
+    Args:
+      trajectory: as :meth:`medvista_jax.data.trajectories.TrajectoryPool.batch` makes them; ``sampled_BS`` says what
+        carries loss. ``features_BILE`` is not looked at: images are encoded anew.
+      pixels_BIhwC: uint8, every image slot as the policy sees it.
+    """
+    return _update(model, optimizer, config, state, trajectory.replace(features_BILE=None), pixels_BIhwC)
+
+
+def _update(
+    model: VisionLanguageModel,
+    optimizer: optax.GradientTransformation,
+    config: SFTConfig,
+    state: TrainState,
+    trajectory: Trajectory,
+    pixels_BIhwC: Array,
+) -> tuple[TrainState, Metrics]:
     tokens = jnp.maximum(jnp.sum(trajectory.sampled_BS), 1).astype(jnp.float32)
     whole = Bucket(trajectory.tokens_BS.shape[1], pixels_BIhwC.shape[1])
     gradients, metrics = accumulate(

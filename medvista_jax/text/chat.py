@@ -161,6 +161,11 @@ class Chat(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
+    @property
+    def frame(self) -> Frame:
+        """What stands around a tool's result."""
+        ...
+
     def prompt(self, question: str, image_tokens: Sequence[int], tools: Sequence[ToolSpec] = ()) -> PromptTokens: ...
 
 
@@ -169,6 +174,10 @@ class CompactChat:
     """:func:`render_prompt` in the compact style, for tiny models."""
 
     tokenizer: Tokenizer
+
+    @property
+    def frame(self) -> Frame:
+        return _FRAMES["compact"]
 
     def prompt(self, question: str, image_tokens: Sequence[int], tools: Sequence[ToolSpec] = ()) -> PromptTokens:
         return render_prompt(self.tokenizer, question, image_tokens, tools)
