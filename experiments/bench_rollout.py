@@ -20,11 +20,8 @@ Both are warmed up and then measured by turns; figures are medians. CPU-seconds 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +36,6 @@ from peers.wire import Peer, timed
 
 from medvista_jax import models
 from medvista_jax.core.types import ImageBank, Question
-from medvista_jax.environment import gym
 from medvista_jax.environment.build import build_environment
 from medvista_jax.environment.gym import Environment
 from medvista_jax.rollout.loop import Script, rollout
