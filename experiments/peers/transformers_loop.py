@@ -123,12 +123,12 @@ def main() -> None:
         torch.manual_seed(0)
         Qwen3VLForConditionalGeneration(Qwen3VLConfig(**config)).save_pretrained(folder)
 
-    def load(folder: str, view: int, threads: int) -> int:
-        torch.set_num_threads(threads)
+    def load(folder: str, view: int) -> int:
         state["policy"] = Policy(folder, view)
         return sum(p.numel() for p in state["policy"].model.parameters())
 
-    def run(inputs: str, turns: int, tokens: int, keep: bool) -> int:
+    def run(inputs: str, turns: int, tokens: int, keep: bool, threads: int) -> int:
+        torch.set_num_threads(threads)
         with np.load(inputs) as arrays, torch.inference_mode():
             return play(state["policy"], dict(arrays), turns, tokens, keep)
 
