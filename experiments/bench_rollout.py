@@ -41,6 +41,7 @@ import numpy as np
 import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from peers.measure import by_turns, circumstances, headline, table, timed
 from peers.wire import Peer
 
@@ -328,7 +329,7 @@ def draw_growth(result: Mapping[str, Any], path: Path) -> None:
             ax.loglog(part["sizes"], values, "o-", color=colour, linewidth=1.6, markersize=4, label=label)
         ax.set_title(f"{name}: slope {part['slope']:.2f}", fontsize=10, fontweight="bold", loc="left")
         ax.set_xticks(part["sizes"], list(map(str, part["sizes"])))
-        ax.minorticks_off()
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(name, fontsize=9)
         ax.tick_params(labelsize=8)
         ax.grid(alpha=0.25, linewidth=0.6, which="both")
