@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medvista_jax.core.types import AnswerKey, Array, ImageBank, Question, Trajectory
+from medvista_jax.core.types import AnswerKey, Array, ImageBank, Params, Question, Trajectory
 from medvista_jax.environment.gym import Environment
 from medvista_jax.learning.accumulate import Extras, Metrics, accumulate, map_slots
 from medvista_jax.learning.advantages import ADVANTAGES, group_statistics, per_token, turn_leave_one_out
@@ -32,6 +32,7 @@ from medvista_jax.learning.vision import render_slots, require_frozen, slot_feat
 from medvista_jax.models.vlm import Features, VisionLanguageModel
 from medvista_jax.rollout.loop import rollout
 from medvista_jax.rollout.sampling import Sampling
+from medvista_jax.rollout.slots import rollout_slots
 from medvista_jax.text.constraint import Constraint
 
 _SHUFFLE = 2**31 - 1
@@ -320,6 +321,23 @@ def _over_updates(name: str, values_U: Array) -> Array:
     return jnp.max(values_U) if name in _LARGEST else jnp.mean(values_U)
 
 
+def play_episodes(
+    model: VisionLanguageModel,
+    params: Params,
+    environment: Environment,
+    config: GRPOConfig,
+    sampling: Sampling,
+    question: Question,
+    key: Array,
+) -> tuple[Trajectory, Metrics]:
+    """``config.group`` episodes of each question, in the manner that ``config.slots`` says."""
+    arguments = (model, params, environment, question, key, config.group, sampling)
+    if config.slots is None:
+        return rollout(*arguments), {}
+    trajectory, stats = rollout_slots(*arguments, config.slots)
+    return trajectory, {"slot_utilisation": stats.useful / stats.row_steps}
+
+
 @partial(jax.jit, static_argnames=("model", "optimizer", "config"), donate_argnames=("state",))
 def grpo_step(
     model: VisionLanguageModel,
@@ -345,12 +363,14 @@ def grpo_step(
     step_key = jax.random.fold_in(state.key, state.step)
     params, bank = state.params(), question.bank if config.train_vision else None
     update = partial(grpo_update, model, optimizer, config, environment)
+    episodes = partial(play_episodes, model, params, environment, config, sampling)
     if config.rounds == 1:
-        trajectory = rollout(model, params, environment, question, step_key, config.group, sampling)
-        return update(state, trajectory, key, sampling, reference=reference, bank=bank)
+        trajectory, used = episodes(question, step_key)
+        state, metrics = update(state, trajectory, key, sampling, reference=reference, bank=bank)
+        return state, metrics | used
 
     def play(question: Question, key: AnswerKey, round_key: Array) -> tuple[Trajectory, RewardTerms]:
-        trajectory = rollout(model, params, environment, question, round_key, config.group, sampling)
+        trajectory, _ = episodes(question, round_key)
         return trajectory, reward_of(config)(trajectory, key)
 
     def varied(trajectory: Trajectory, terms: RewardTerms) -> Array:

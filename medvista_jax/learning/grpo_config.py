@@ -10,6 +10,7 @@ from medvista_jax.learning.advantages import ADVANTAGES
 from medvista_jax.learning.kl import ESTIMATORS, K1
 from medvista_jax.learning.losses import LOSSES, NORMALISATIONS
 from medvista_jax.models.blocks import REMAT
+from medvista_jax.rollout.slots import SlotConfig
 
 TURN_ADVANTAGE = "rloo_turns"
 
@@ -46,6 +47,8 @@ class GRPOConfig:
       train_vision: the views are encoded again under the gradient; needed where the tower or the connector learns.
       remat: what decoder blocks keep for the gradient: ``"none"`` keeps all, ``"full"`` recomputes
         all; see :data:`medvista_jax.models.blocks.REMAT`.
+      slots: play with fewer rows than episodes, each row going on to the next (:mod:`medvista_jax.rollout.slots`); pays
+        where the lengths of turns and episodes spread. None: all episodes side by side, turn by turn.
 
     Raises:
       ValueError: a name is unknown or a number out of its range.
@@ -73,6 +76,7 @@ class GRPOConfig:
     rounds: int = 1
     train_vision: bool = False
     remat: str = "none"
+    slots: SlotConfig | None = None
 
     def __post_init__(self) -> None:
         _one_of("advantage", self.advantage, (*ADVANTAGES, TURN_ADVANTAGE))
