@@ -9,10 +9,12 @@ is three turns of 40 tokens; between two turns a box of the 512x512 picture is s
 
 The peer (peers/transformers_loop.py) samples freely, looks for a call in the text and, since random weights write
 none, crops the box that it is given. Ours is the compiled rollout as it is trained with, one prompt a conversation so
-that no prefill is shared. Its turns are a script of 40 tokens that ends in the call of that same box: at every step the
-token is sampled as always and then overruled, and the turn is parsed, carried out, encoded and heard as always. So
-ours does all that the peer does, and the length of no turn is left to chance. Both sides recompute nothing that they
-keep; of the peer's two ways to go on after a tool (the cache kept, or the conversation fed again) the faster counts.
+that no prefill is shared. Its turns are a script of 40 tokens that ends in the call of that same box: at every step
+the token is sampled as always and then overruled, and the turn is parsed, carried out, encoded and heard as always.
+So ours does all that the peer does, and the length of no turn is left to chance. On a CPU ours has a device a core
+and spreads the conversations over them (rollout/sharded.py); the peer has as many threads as suits it. Both sides
+recompute nothing that they keep; of the peer's two ways to go on after a tool (the cache kept, or the conversation
+fed again) the faster counts.
 
 Further parts: the rate of three turns with crops over that of a single turn of as many tokens; how the time grows with
 batch, turns, images of a prompt and tokens of a turn (slopes in log-log, drawn into --out); and which share of the row
@@ -28,6 +30,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import os
 import sys
 import tempfile
@@ -39,6 +42,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.sharding import NamedSharding, PartitionSpec
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -51,7 +55,10 @@ from medvista_jax.environment.build import build_environment
 from medvista_jax.environment.gym import Environment
 from medvista_jax.rollout.loop import Script, rollout
 from medvista_jax.rollout.sampling import Sampling
+from medvista_jax.rollout.sharded import rollout_sharded
+from medvista_jax.rollout.slots import SlotConfig, rollout_slots
 from medvista_jax.runtime.compile_cache import enable_compile_cache
+from medvista_jax.runtime.mesh import make_mesh
 from medvista_jax.text.chat import render_prompt
 from medvista_jax.text.tokenizer import SentencePieceTokenizer
 from medvista_jax.tools.registry import DEFAULT_TOOLS
@@ -112,6 +119,9 @@ class Bench:
     repetitions: int = 5
     threads: tuple[int, ...] = (1, os.cpu_count() or 1)
     """Of the peer: the faster counts."""
+    episodes: int = 512
+    """In the queue of slot refill, on `slot_rows` rows."""
+    slot_rows: int = 32
     json: Path | None = None
     out: Path | None = None
     """Folder for the plot of growth."""
@@ -185,6 +195,8 @@ def inputs_of(policy: Policy, work: Workload) -> tuple[Question, Script, np.ndar
 
 
 play = jax.jit(rollout, static_argnames=("model", "group"))
+play_spread = jax.jit(rollout_sharded, static_argnames=("mesh", "model", "group"))
+play_slots = jax.jit(rollout_slots, static_argnames=("model", "group", "config"))
 
 
 def environment_of(policy: Policy, turns: int, tokens: int) -> Environment:
@@ -195,10 +207,14 @@ def environment_of(policy: Policy, turns: int, tokens: int) -> Environment:
 def ours(policy: Policy, work: Workload) -> tuple[Callable[[], dict[str, Any]], Trajectory]:
     """The rollout, timed, as a call without arguments; and its trajectory, checked. The call is warm."""
     question, script, _, _ = inputs_of(policy, work)
-    environment, key = environment_of(policy, work.turns, work.tokens), jax.random.key(0)
-    sampling = Sampling.at(1.0)
+    environment = environment_of(policy, work.turns, work.tokens)
+    devices = jax.devices()[: math.gcd(work.batch, jax.device_count())]
+    mesh = make_mesh({"data": -1}, devices)
+    place = lambda tree, *axes: jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))  # noqa: E731
+    question, script = place((question, script), "data")
+    params, environment, key, sampling = place((policy.params, environment, jax.random.key(0), Sampling.at(1.0)))
     call = lambda: jax.block_until_ready(  # noqa: E731
-        play(policy.model, policy.params, environment, question, key, 1, sampling, script)
+        play_spread(mesh, policy.model, params, environment, question, key, 1, sampling, script)
     )
     trajectory = call()
     found = int(trajectory.sampled_BS.sum()), int((trajectory.views.count_B - work.images).sum())
@@ -340,19 +356,46 @@ def draw_growth(result: Mapping[str, Any], path: Path) -> None:
     figure.savefig(path)
 
 
-def spread_turns(episodes: int, turns: int, tokens: int) -> np.ndarray:
-    """Tokens of each turn ``[N, R]``, 0 where there is none: counts of turns and lengths evenly spread, 1 : 10."""
+def spread_question(policy: Policy, episodes: int, turns: int, tokens: int) -> Question:
+    """Questions whose budgets of turns and of tokens a turn are spread evenly, 1 : 10."""
     rng = np.random.default_rng(0)
-    counts_N = rng.integers(1, turns + 1, episodes)
-    tokens_NR = rng.integers(max(1, tokens // 10), tokens + 1, (episodes, turns))
-    return np.where(np.arange(turns)[None] < counts_N[:, None], tokens_NR, 0)
+    question, _, _, _ = inputs_of(policy, Workload(episodes, turns, 40))
+    limits_PR = rng.integers(max(1, tokens // 10), tokens + 1, (episodes, turns))
+    return question.replace(
+        max_turns_P=jnp.asarray(rng.integers(1, turns + 1, episodes), jnp.int32),
+        turn_tokens_PR=jnp.asarray(limits_PR, jnp.int32),
+    )
 
 
-def slot_utilisation(rows: int, tokens_NR: np.ndarray) -> float:
-    """Row steps that sample a token, of all row steps, when batches of rows keep step: a turn lasts as long as its
-    longest row. What a loop whose rows take the next episode themselves is measured against."""
-    batches = tokens_NR.reshape(-1, rows, tokens_NR.shape[1])
-    return float(tokens_NR.sum() / (rows * batches.max(axis=1).sum()))
+def slots_beside_lockstep(bench: Bench, policy: Policy, episodes: int) -> dict[str, Any]:
+    """Slot refill and the plain loop on the same episodes, by batches of as many rows; a random policy that hardly ever
+    ends a turn by itself, so that budgets decide the lengths."""
+    turns, tokens, rows = 10, 40, min(bench.slot_rows, episodes)
+    question = spread_question(policy, episodes, turns, tokens)
+    environment, key, sampling = environment_of(policy, turns, tokens), jax.random.key(0), Sampling.at(1.0)
+    config = SlotConfig(rows=rows)
+    common = (policy.model, policy.params, environment)
+    refill = lambda: jax.block_until_ready(play_slots(*common, question, key, 1, sampling, config))  # noqa: E731
+    batches = [jax.tree.map(lambda leaf, at=at: leaf[at : at + rows], question) for at in range(0, episodes, rows)]
+
+    def lockstep() -> list[Trajectory]:
+        return [jax.block_until_ready(play(*common, batch, key, 1, sampling)) for batch in batches]
+
+    _, stats = refill()
+    played = lockstep()
+    length_NR = np.concatenate([np.asarray(t.turns.length_BR) for t in played])
+    steps = sum(np.asarray(t.turns.length_BR).max(axis=0).sum() for t in played)
+    mine, plain = by_turns(min(bench.repetitions, 3), lambda: timed(refill), lambda: timed(lockstep))
+    return {
+        "episodes": episodes,
+        "rows": rows,
+        "tokens": int(stats.useful),
+        "utilisation": int(stats.useful) / int(stats.row_steps),
+        "lockstep_utilisation": float(length_NR.sum() / (rows * steps)),
+        "refill": mine,
+        "lockstep": plain,
+        "ratio": plain["seconds"] / mine["seconds"],
+    }
 
 
 def say(what: str) -> None:
@@ -391,21 +434,31 @@ def parts_with_peer(bench: Bench, result: dict[str, Any]) -> None:
             print(table(["varied", "sizes", "slope of CPU-seconds in log-log"], lines) + "\n")
             if bench.out is not None:
                 draw_growth(result["growth"], bench.out / "rollout_growth.png")
+        if "slots" in bench.parts:
+            say("slot refill beside batches in step")
+            told = slots_beside_lockstep(bench, policy, bench.episodes)
+            result |= {"slots": told, "slot_utilisation": told["utilisation"]}
+            used, in_step = (f"{100 * told[name]:.0f} %" for name in ("utilisation", "lockstep_utilisation"))
+            rate = (
+                f"{told['tokens'] / told['refill']['seconds']:,.0f} tokens/s, {told['ratio']:.1f} times the plain loop"
+            )
+            print(
+                f"{told['episodes']} episodes of 1 to 10 turns of 4 to 40 tokens on {told['rows']} rows: "
+                f"{used} of row steps sample a token ({in_step} in step), {rate}"
+            )
 
 
 def main() -> int:
     bench = tyro.cli(Bench, description=__doc__)
     if bench.preset == "short":
-        bench = dataclasses.replace(bench, batches=(2,), turns=2, tokens=32, repetitions=1, threads=(1,))
+        bench = dataclasses.replace(
+            bench, batches=(2,), turns=2, tokens=32, repetitions=1, threads=(1,), episodes=32, slot_rows=8
+        )
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     enable_compile_cache()
     result: dict[str, Any] = {"circumstances": circumstances()}
     print(headline(result["circumstances"]) + "\n")
-    if set(bench.parts) - {"slots"}:
-        parts_with_peer(bench, result)
-    if "slots" in bench.parts:
-        lockstep = slot_utilisation(32, spread_turns(256, 10, 40))
-        result["lockstep_utilisation"] = lockstep
-        print(f"row steps that sample, 1 to 10 turns of 4 to 40 tokens, 32 rows in step: {100 * lockstep:.0f} %")
+    parts_with_peer(bench, result)
     if bench.json is not None:
         bench.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0

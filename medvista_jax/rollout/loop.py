@@ -85,7 +85,20 @@ def rollout(
       Trajectory with ``S = prompt + R·T + (R - 1)·W`` slots.
     """
     keys_B = row_keys(key, question.tokens_PS.shape[0], group)
-    carry = prefill(model, params, environment, question, group)
+    return play_rows(model, params, environment, question, keys_B, sampling, script)
+
+
+def play_rows(
+    model: VisionLanguageModel,
+    params: Params,
+    environment: Environment,
+    question: Question,
+    keys_B: Array,
+    sampling: Sampling,
+    script: Script | None = None,
+) -> Trajectory:
+    """:func:`rollout` with a key a row, B of them for P prompts."""
+    carry = prefill(model, params, environment, question, keys_B.shape[0] // question.tokens_PS.shape[0])
 
     def play_turn(carry: Carry) -> Carry:
         carry, tokens_BT, length_B = decode(model, params, environment, carry, keys_B, sampling, script)
