@@ -70,7 +70,7 @@ class Bench:
     prompt: int = 64
     tokens: int = 128
     turns: int = 3
-    chunk: int = 8
+    chunk: int = 4
     """Rows of the update at a time."""
     repetitions: int = 5
     venv: Path | None = None

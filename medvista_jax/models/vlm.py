@@ -93,6 +93,25 @@ def grow_cache(cache: KVCache, slots: int) -> KVCache:
     )
 
 
+def cut_cache(cache: KVCache, slots: int) -> KVCache:
+    """The first ``slots`` slots."""
+    return KVCache(
+        keys=tuple(leaf[..., :slots] for leaf in cache.keys),
+        values=tuple(leaf[:, :, :slots] for leaf in cache.values),
+        valid_BS=cache.valid_BS[:, :slots],
+    )
+
+
+def paste_cache(cache: KVCache, part: KVCache) -> KVCache:
+    """The cache with its first slots replaced by those of ``part``."""
+    pasted = lambda axis: lambda old, new: write_slots(old, new, 0, axis)  # noqa: E731
+    return KVCache(
+        keys=tuple(map(pasted(3), cache.keys, part.keys)),
+        values=tuple(map(pasted(2), cache.values, part.values)),
+        valid_BS=write_slots(cache.valid_BS, part.valid_BS, 0),
+    )
+
+
 def write_cache(cache_BS: Array, new_BT: Array, start: Array | int, axis: int = 1) -> Array:
     """:func:`write_slots` as it is fast inside a decoding loop.
 

@@ -9,6 +9,7 @@ are functions of their own, for :mod:`medvista_jax.rollout.host_loop` pauses bet
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,16 @@ from flax import struct
 from medvista_jax.core.types import Array, Params, Question, Trajectory, Turns
 from medvista_jax.environment import gym
 from medvista_jax.environment.gym import Environment, EnvState
-from medvista_jax.models.vlm import Features, KVCache, VisionLanguageModel, grow_cache, last_valid, write_slots
+from medvista_jax.models.vlm import (
+    Features,
+    KVCache,
+    VisionLanguageModel,
+    cut_cache,
+    grow_cache,
+    last_valid,
+    paste_cache,
+    write_slots,
+)
 from medvista_jax.rollout.decode import Forced, Voice, decode_step, open_turn, unconstrained
 from medvista_jax.rollout.pool import encode_originals
 from medvista_jax.rollout.record import (
@@ -181,6 +191,26 @@ def prefill(
     )
 
 
+READ_WHOLE = 1 << 20
+"""Bytes of a cache that is read to its end at every step: what lies in a core's own cache costs next to nothing."""
+
+
+def read_lengths(cache: KVCache, turn_tokens: int, observation_slots: int, turns: int) -> tuple[int, ...]:
+    """How many slots of the cache a turn may have to read, ascending, the last: all of them.
+
+    A step reads all slots of a static length, and most lie empty in the first turns. Each length is a decoding loop of
+    its own in the compiled program, so there are three at most, each at least a quarter shorter than the next.
+    """
+    slots = cache.valid_BS.shape[1]
+    lengths = [slots]
+    if sum(leaf.size * leaf.dtype.itemsize for leaf in (*cache.keys, *cache.values)) > READ_WHOLE:
+        for turn in range(1, turns):
+            end = slots - turn * (turn_tokens + observation_slots)  # where the turn that is so far from the last ends
+            if end <= 0.75 * lengths[-1] and len(lengths) < 3:
+                lengths.append(end)
+    return tuple(reversed(lengths))
+
+
 class _TurnCarry(NamedTuple):
     t: Array
     tokens_BT: Array
@@ -238,19 +268,26 @@ def decode(
             voice=voice,
         )
 
-    with jax.named_scope("decode"):
-        end = jax.lax.while_loop(
-            lambda c: (c.t < capacity) & jnp.any(c.voice.running_B),
-            body,
-            _TurnCarry(
-                t=jnp.zeros((), jnp.int32),
-                tokens_BT=jnp.full((batch, capacity), environment.pad_id, jnp.int32),
-                logprobs_BT=jnp.zeros((batch, capacity), jnp.float32),
-                allowed_BT=jnp.full((batch, capacity), -1, jnp.int32),
-                valid_BT=jnp.zeros((batch, capacity), bool),
-                voice=open_turn(environment, carry.state, carry.logits_BV, first, carry.cache),
-            ),
+    def speak(slots: int, cache: KVCache) -> _TurnCarry:
+        """The whole turn, with no more of the cache than its first slots."""
+        whole = slots == cache.valid_BS.shape[1]
+        near = cache if whole else cut_cache(cache, slots)
+        start = _TurnCarry(
+            t=jnp.zeros((), jnp.int32),
+            tokens_BT=jnp.full((batch, capacity), environment.pad_id, jnp.int32),
+            logprobs_BT=jnp.zeros((batch, capacity), jnp.float32),
+            allowed_BT=jnp.full((batch, capacity), -1, jnp.int32),
+            valid_BT=jnp.zeros((batch, capacity), bool),
+            voice=open_turn(environment, carry.state, carry.logits_BV, first, near),
         )
+        end = jax.lax.while_loop(lambda c: (c.t < capacity) & jnp.any(c.voice.running_B), body, start)
+        cache = end.voice.cache if whole else paste_cache(cache, end.voice.cache)
+        return end._replace(voice=end.voice._replace(cache=cache))
+
+    with jax.named_scope("decode"):
+        lengths = read_lengths(carry.cache, capacity, environment.observation_slots, environment.turns)
+        enough = jnp.argmax(jnp.asarray(lengths) >= carry.at + capacity)
+        end = jax.lax.switch(enough, [partial(speak, slots) for slots in lengths], carry.cache)
     length_B = jnp.sum(end.valid_BT, axis=1, dtype=jnp.int32)
     no_feature_BT = jnp.full((batch, capacity), -1, jnp.int32)
     positions_BTZ, _ = model.positions(first, end.valid_BT, no_feature_BT)
