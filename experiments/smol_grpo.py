@@ -135,7 +135,7 @@ def train_words(run: Run, pool: QuestionPool, connector: Params) -> TrainState:
 def train_sft(run: Run, pool: QuestionPool, leaves: FlatParams) -> TrainState:
     """Stage 2: adapters and connector learn the teacher's trajectories."""
     stage, seed, teacher = run.config.sft, run.config.seed, run.config.teacher
-    optimizer, static = stage.optimizer.build(), SFTConfig(run.bucket(pool), stage.chunk)
+    optimizer, static = stage.optimizer.build(), SFTConfig(run.buckets(pool), stage.chunk)
 
     def batch(number: int):
         rng = np.random.default_rng([seed, 2, number])
@@ -164,7 +164,7 @@ def train_grpo(run: Run, pool: QuestionPool, held_out: QuestionPool, before: Tra
     """Stage 3: the adapters learn from their own episodes; every few steps the held-out items are asked."""
     stage, seed = run.config.grpo, run.config.seed
     optimizer = stage.optimizer.build()
-    static = GRPOConfig(group=stage.group, buckets=run.bucket(pool), chunk=stage.chunk)
+    static = GRPOConfig(group=stage.group, buckets=run.buckets(pool), chunk=stage.chunk)
 
     def batch(number: int):
         rows = np.random.default_rng([seed, 3, number]).integers(0, len(pool), stage.prompts)
@@ -196,10 +196,10 @@ def train_grpo(run: Run, pool: QuestionPool, held_out: QuestionPool, before: Tra
 
 
 def asked(run: Run, pool: QuestionPool, leaves: FlatParams) -> dict[str, float]:
-    """Held-out accuracy and calls of a policy, for the curve: its values stand at the step that follows."""
+    """A point of the curve, recorded with the step that follows: a policy on the first held-out items."""
     seen: dict[str, float] = {}
     for name in ("greedy", "sampled"):
-        result = measure(run, pool, leaves, name)
+        result = measure(run, pool, leaves, name, items=run.config.items.curve)
         right, n = int(result.correct.sum()), len(result.correct)
         seen |= curve_point(name, right / n, wilson_interval(right, n), float(result.calls.mean()))
     return seen
@@ -232,10 +232,8 @@ def run_experiment(config: SmolGRPO) -> None:
         began = progress.clock()
         run = Run(config, model, base, progress, interrupts, metrics)
         progress.note("drawing questions")
-        pool, held_out = (
-            run.pool("train", config.items.train, config.seed),
-            run.pool(config.split, config.items.held_out),
-        )
+        pool = run.pool("train", config.items.train, config.seed)
+        held_out = run.pool(config.split, config.items.held_out)
         policies = {"aligned": learnt}
         words = train_words(run, pool, params["connector"])
         taught = train_sft(run, pool, {**learnt, **words.trainable})
@@ -245,7 +243,7 @@ def run_experiment(config: SmolGRPO) -> None:
         rows = measured(run, held_out, policies)
         progress.note("writing the adapters and the report")
         save(run, policies["sft_grpo"])
-        cards = cards_of(run, run.pool(config.split, config.items.report), policies)
+        cards = cards_of(run, held_out, policies)
         seconds = progress.clock() - began
     protocol = write_results(run, rows, cards, seconds)
     tables.print_table(rows, protocol)

@@ -40,7 +40,7 @@ TURNS = 2
 class WordsStage:
     """The connector learns to name the stripes of an enlarged target. ``images``: training items, two views of each."""
 
-    images: int = 1200
+    images: int = 800
     batch: int = 64
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, steps=600, weight_decay=0.03)
 
@@ -50,29 +50,31 @@ class SFTStage:
     """Adapters and connector learn the teacher's turns. ``without_tools``: share of prompts that offer none."""
 
     batch: int = 16
-    chunk: int = 8
+    chunk: int = 4
     without_tools: float = 0.15
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, steps=150, warmup=0.05)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, steps=100, warmup=0.05)
 
 
 @dataclasses.dataclass(frozen=True)
 class GRPOStage:
     """The adapters learn from their own episodes. ``every``: steps between two looks at the held-out items."""
 
-    prompts: int = 8
+    prompts: int = 6
     group: int = 8
-    chunk: int = 8
+    chunk: int = 4
     temperature: float = 1.0
     every: int = 10
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, steps=60, warmup=0.05)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, steps=40, warmup=0.05)
 
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """Questions: for training, of the held-out split, of it for the report; rows of an evaluation at once."""
+    """Questions. ``held_out``: of the table; a point of the curve asks the first ``curve`` of them, the report shows the
+    first ``report``. ``at_once``: rows of an evaluation."""
 
-    train: int = 1500
+    train: int = 1200
     held_out: int = 240
+    curve: int = 96
     report: int = 12
     at_once: int = 48
 
@@ -108,7 +110,7 @@ def shortened(config: SmolGRPO) -> SmolGRPO:
         config,
         view=56,
         lora=LoRAConfig(rank=4, alpha=8.0),
-        items=Items(train=24, held_out=16, report=4, at_once=8),
+        items=Items(train=24, held_out=16, curve=16, report=4, at_once=8),
         words=few(config.words, 4, images=16, batch=8),
         sft=few(config.sft, 3, batch=4, chunk=4),
         grpo=few(config.grpo, 3, prompts=2, group=4, every=2),
@@ -154,10 +156,11 @@ class Run:
         slots = max(len(prompt.tokens) for prompt in prompts)
         return QuestionPool(items, (FAMILY,), chat, [look], per_image, slots, TURNS)
 
-    def bucket(self, pool: QuestionPool) -> tuple[Bucket, ...]:
-        """One look and an answer of the teacher, and no more: what is longer takes the whole trajectory's slots."""
-        answer = max(len(self.tokenizer.encode(answer_turn(answer))) for answer in STRIPES)
-        return (Bucket(pool.prompt_slots + self.turn_tokens + self.environment.observation_slots + answer, TURNS),)
+    def buckets(self, pool: QuestionPool) -> tuple[Bucket, ...]:
+        """An answer at once, and one look with an answer; what is longer takes the whole trajectory's slots."""
+        turns = [answer_turn(answer, thought) for answer in STRIPES for thought in ("plain", "clear")]
+        direct = pool.prompt_slots + max(len(self.tokenizer.encode(turn)) for turn in turns)
+        return Bucket(direct, 1), Bucket(direct + self.turn_tokens + self.environment.observation_slots, TURNS)
 
     def params(self, leaves: FlatParams) -> Params:
         """Everything that the model reads; ``leaves``: connector and adapters."""

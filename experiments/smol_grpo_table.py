@@ -57,11 +57,13 @@ def measure(
     leaves: FlatParams,
     decoding: str,
     how: str = "tools",
+    items: int | None = None,
     after_batch: Callable[[int], None] = lambda played: None,
 ) -> Evaluation:
     """A policy's answers to a pool.
 
     Args:
+      items: how many of the pool; all by default.
       how: ``"tools"``, ``"no tools"``, or which look is played: at the ``"right"`` or a ``"wrong"`` spot.
     """
 
@@ -76,7 +78,7 @@ def measure(
         run.params(leaves),
         run.environment,
         batch,
-        len(pool),
+        len(pool) if items is None else items,
         key=jax.random.key(run.config.seed),
         temperature=0.0 if decoding == "greedy" else run.config.grpo.temperature,
         rows_at_once=run.config.items.at_once,
@@ -114,7 +116,9 @@ def measured(run: Run, pool: QuestionPool, policies: dict[str, FlatParams]) -> l
             cell = f"{name}/{decoding}/{how}"
             if cell in cells:
                 continue
-            result = measure(run, pool, policies.get(name, policies["sft_grpo"]), decoding, how, after_batch)
+            result = measure(
+                run, pool, policies.get(name, policies["sft_grpo"]), decoding, how, after_batch=after_batch
+            )
             cells[cell] = tables.make_row(
                 condition=name,
                 needs="zoom",
@@ -132,10 +136,10 @@ def measured(run: Run, pool: QuestionPool, policies: dict[str, FlatParams]) -> l
 
 def cards_of(run: Run, pool: QuestionPool, policies: dict[str, FlatParams]) -> list[ReportCard]:
     """The same held-out questions before and after GRPO, greedy, to look at."""
-    cards = []
+    count, cards = run.config.items.report, []
+    question, key = pool.batch(np.resize(np.arange(count), run.config.items.at_once))  # the evaluation's program
+    script = Script(*encode_script([[]] * run.config.items.at_once, run.tokenizer, TURNS, run.turn_tokens))
     for name in ("sft_grpo", "sft"):
-        question, key = pool.batch(np.arange(len(pool)))
-        script = Script(*encode_script([[]] * len(pool), run.tokenizer, TURNS, run.turn_tokens))
         trajectory, terms = play(
             run.model,
             "vista_r1",
@@ -147,7 +151,7 @@ def cards_of(run: Run, pool: QuestionPool, policies: dict[str, FlatParams]) -> l
             jax.random.key(run.config.seed),
             Sampling.at(0.0),
         )
-        cards += make_cards(run.environment, run.tokenizer, pool.items, question, trajectory, terms, name)
+        cards += make_cards(run.environment, run.tokenizer, pool.items[:count], question, trajectory, terms, name)
     return sorted(cards, key=lambda card: card.id)
 
 

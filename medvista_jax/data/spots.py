@@ -34,8 +34,8 @@ class SpotTeacher:
       stray: share of looks at a spot that is not the target.
     """
 
-    direct: float = 0.6
-    stray: float = 0.5
+    direct: float = 0.5
+    stray: float = 0.4
 
 
 def look_turn(spot: int) -> str:
