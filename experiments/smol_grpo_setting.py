@@ -69,7 +69,7 @@ class GRPOStage:
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """Questions. ``held_out``: of the table; a point of the curve asks the first ``curve`` of them, the report shows the
+    """Questions. ``held_out``: of the table; a point of the curve asks the first ``curve`` of them, the report has the
     first ``report``. ``at_once``: rows of an evaluation."""
 
     train: int = 1200
