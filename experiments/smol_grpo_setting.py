@@ -64,7 +64,7 @@ class GRPOStage:
     chunk: int = 4
     temperature: float = 1.0
     every: int = 10
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4, steps=40, warmup=0.05)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1.5e-4, steps=40, warmup=0.05)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -96,8 +96,12 @@ LINES = (
     ("sft_grpo", "sampled", "tools"),
     ("wrong_spot", "greedy", "wrong"),
     ("right_spot", "greedy", "right"),
+    ("right_spot_after_sft", "greedy", "right"),
 )
-"""Lines of the table: policy, decoding, ``how`` of :func:`measure`. The controls play the look of the last policy."""
+"""Lines of the table: name, decoding, ``how`` of :func:`measure`."""
+
+POLICY = {"wrong_spot": "sft_grpo", "right_spot": "sft_grpo", "right_spot_after_sft": "sft"}
+"""Who answers behind a look that is played; elsewhere the line names its policy."""
 
 
 def measured(run: Run, pool: QuestionPool, policies: dict[str, FlatParams]) -> list[tables.Row]:
@@ -116,9 +120,8 @@ def measured(run: Run, pool: QuestionPool, policies: dict[str, FlatParams]) -> l
             cell = f"{name}/{decoding}/{how}"
             if cell in cells:
                 continue
-            result = measure(
-                run, pool, policies.get(name, policies["sft_grpo"]), decoding, how, after_batch=after_batch
-            )
+            leaves = policies[POLICY.get(name, name)]
+            result = measure(run, pool, leaves, decoding, how, after_batch=after_batch)
             cells[cell] = tables.make_row(
                 condition=name,
                 needs="zoom",
@@ -166,7 +169,7 @@ def protocol_of(config: SmolGRPO) -> tables.Protocol:
         machine=f"{os.cpu_count()} CPU cores" if jax.devices()[0].platform == "cpu" else str(jax.devices()),
         notes=(
             "Chance is 25 %. 'aligned': the model before SFT, which knows neither tool nor format. 'right spot' and "
-            "'wrong spot': the look is played, the answer is that of the policy after GRPO.",
+            "'wrong spot': the look is played, the answer is that of the policy after GRPO or, where it says so, SFT.",
             f"The teacher of SFT answers {teacher.direct:.0%} of the questions without a look, and {teacher.stray:.0%} "
             "of its looks are at a wrong spot; its answers are right.",
             f"{config.sft.optimizer.steps} SFT steps of {config.sft.batch} and {config.grpo.optimizer.steps} GRPO "

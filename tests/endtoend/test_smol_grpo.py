@@ -33,6 +33,7 @@ LINES = [
     ("sft_grpo", True, "sampled"),
     ("wrong_spot", True, "greedy"),
     ("right_spot", True, "greedy"),
+    ("right_spot_after_sft", True, "greedy"),
 ]
 
 pytestmark = pytest.mark.slow
