@@ -71,7 +71,7 @@ def _images(environment: Environment, item, host: Trajectory, row: int, pixels_I
     calls = _view_calls(environment, host, row)
     view = host.views.view
     for slot, name in calls:
-        if name == "zoom_in" and view.source[row, slot, 0] == 0:
+        if name in ("zoom_in", "look") and view.source[row, slot, 0] == 0:
             corners = outline(view.affine[row, slot, 0], size_2) * FRAME
             boxes.append((*map(float, corners), f"image {slot}", "call"))
     yield ReportImage("original", display(item.pixels, item.window), tuple(boxes))

@@ -31,6 +31,7 @@ class Panel:
       fraction: show 0…1 as a full scale in percent.
       log: logarithmic scale.
       zero: the scale starts at zero.
+      band: shade between NAME_low and NAME_high of each line that has them, such as an interval.
     """
 
     stage: str
@@ -40,6 +41,7 @@ class Panel:
     fraction: bool = False
     log: bool = False
     zero: bool = False
+    band: bool = False
 
 
 PANELS = (
@@ -92,6 +94,8 @@ def draw_curves(records: Sequence[Record], path: str | Path, panels: Sequence[Pa
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax, (panel, lines) in zip(axes, drawn, strict=False):
         _draw(ax, panel, lines)
+        if panel.band:
+            _shade(ax, panel, records, tuple(lines))
     for ax in axes[len(drawn) :]:
         ax.axis("off")
     if not drawn:
@@ -153,6 +157,16 @@ def _draw(ax: Any, panel: Panel, lines: dict[str, tuple[np.ndarray, np.ndarray]]
         ax.set_yscale("log")
     if len(lines) > 1:
         ax.legend(fontsize=7.5, frameon=True, framealpha=0.8, edgecolor="none", ncols=2 if len(lines) > 4 else 1)
+
+
+def _shade(ax: Any, panel: Panel, records: Sequence[Record], names: Sequence[str]) -> None:
+    """The bands of a panel's lines, in the lines' colours."""
+    for k, name in enumerate(names):
+        edges = _lines(records, dataclasses.replace(panel, names=(f"{name}_low", f"{name}_high")))
+        if len(edges) == 2:
+            (x, low), (_, high) = edges.values()
+            scale = 100 if panel.fraction else 1
+            ax.fill_between(x, low * scale, high * scale, color=COLOURS[k % len(COLOURS)], alpha=0.15, linewidth=0)
 
 
 def _smooth(y: np.ndarray, width: int) -> np.ndarray:

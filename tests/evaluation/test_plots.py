@@ -1,7 +1,10 @@
+import dataclasses
+
 import numpy as np
+import pytest
 from PIL import Image
 
-from medvista_jax.evaluation.plots import PANELS, _lines, _smooth, draw_curves
+from medvista_jax.evaluation.plots import PANELS, Panel, _lines, _smooth, draw_curves
 
 
 def test_panels_follow_the_records(tmp_path):
@@ -22,6 +25,21 @@ def test_panels_follow_the_records(tmp_path):
     with Image.open(path) as picture:
         assert picture.format == "PNG" and picture.width > 1000
         assert np.asarray(picture.convert("L")).std() > 5
+
+
+def test_a_band_is_shaded_between_its_edges(tmp_path):
+    """As high as its edges are apart, on the scale of a full percent axis."""
+    panel = Panel("s", "p", "u", ("a",), fraction=True, band=True)
+
+    def drawn(panel: Panel, low: float, high: float) -> np.ndarray:
+        values = {"a": 0.5, "a_low": low, "a_high": high}
+        draw_curves([{"stage": "s", "step": k, **values} for k in (1, 2, 3)], tmp_path / "c.png", (panel,))
+        return np.asarray(Image.open(tmp_path / "c.png").convert("RGB"), int)
+
+    wide, narrow = drawn(panel, 0.2, 0.9), drawn(panel, 0.4, 0.6)
+    bare = drawn(dataclasses.replace(panel, band=False), 0.2, 0.9)
+    heights = [(np.abs(image - bare).max(axis=-1) > 8).any(axis=1).sum() for image in (wide, narrow)]
+    assert heights[0] / heights[1] == pytest.approx(0.7 / 0.2, rel=0.1)
 
 
 def test_nothing_to_draw_is_no_error(tmp_path):
