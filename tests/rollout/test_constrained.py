@@ -83,3 +83,28 @@ def test_rollout_and_loss_agree_on_the_probabilities(played):
     assert gap(None).max() > 0.1
     scores = _score(tiny.MODEL, tiny.params(), t, t.features_BILE, np.float32(1.0), environment().constraint)
     assert np.isfinite(np.asarray(scores.entropy_BS)).all() and (np.asarray(scores.entropy_BS) >= 0).all()
+
+
+def test_an_answer_can_be_forced_where_it_is_due_and_nowhere_else():
+    """``constrained="answers"``: free turns say what they like; whoever must answer does, within the turn's limit."""
+    tools = tuple(DEFAULT_TOOLS.values())
+    sizes = (tiny.MODEL.tokens_per_image, tiny.MODEL.image_size, tiny.TURNS, tiny.TURN_TOKENS)
+    forced = build_environment(tiny.TOKENIZER, tools, *sizes, constrained="answers")
+    limits = np.full((3, tiny.TURNS), 24, np.int32)
+    limits[0] = (5, 9, 30)
+    question = tiny.make_question(max_calls=(3, 1, 0), max_turns=(3, 2, 1)).replace(turn_tokens_PR=limits)
+    trajectory = _play(tiny.MODEL, tiny.params(), forced, question, jax.random.key(3), 2, Sampling.at(1.0), None)
+    t = jax.tree.map(np.asarray, trajectory)
+    assert not t.truncated_B.any() and (t.turns_B == [3, 3, 2, 2, 1, 1]).all()
+    for row in range(6):
+        last = t.turns_B[row] - 1
+        spoken = t.turns.kind_BR[row, : last + 1]
+        assert spoken[-1] == Kind.ANSWER and t.turns.well_formed_BR[row, last]
+        assert (spoken[:-1] == Kind.NOTHING).all()  # a random policy left free babbles until its limit
+        assert (t.turns.length_BR[row, :last] == limits[row // 2, :last]).all()
+        assert t.turns.length_BR[row, last] <= limits[row // 2, last]
+        free_S = t.sampled_BS[row] & (t.turn_BS[row] < last)
+        due_S = t.sampled_BS[row] & (t.turn_BS[row] == last)
+        assert (t.allowed_BS[row][free_S] == -1).all() and (t.allowed_BS[row][due_S] >= 0).all()
+    scores = _score(tiny.MODEL, tiny.params(), trajectory, trajectory.features_BILE, np.float32(1.0), forced.constraint)
+    assert np.abs(np.asarray(scores.logprob_BS) - t.logprobs_BS).max() <= 1e-4
