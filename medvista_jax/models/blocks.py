@@ -176,14 +176,19 @@ class Block(nn.Module):
     ) -> tuple[Array, tuple[Array, Array] | None]:
         c = self.config
 
-        def dense(width: int, name: str, bias: bool = False) -> nn.Dense:
-            return nn.Dense(width, use_bias=bias, name=name, dtype=x_BTE.dtype)
-
         batch, length, _ = x_BTE.shape
+
+        def dense(width: int, name: str, y_BTE: Array, bias: bool = False) -> Array:
+            # Rows and slots as one axis: over two, XLA's CPU compiler transposes a copy for every kernel's gradient.
+            flat_NE = y_BTE.reshape(-1, y_BTE.shape[-1])
+            out_NE = nn.Dense(width, use_bias=bias, name=name, dtype=x_BTE.dtype)(flat_NE)
+            return out_NE.reshape(batch, length, width)
+
         y_BTE = RMSNorm(c.norm_epsilon, name="attention_norm")(x_BTE)
-        q_BTHD = dense(c.heads * c.head_dim, "q", c.qkv_bias)(y_BTE).reshape(batch, length, c.heads, c.head_dim)
-        k_BTKD = dense(c.kv_heads * c.head_dim, "k", c.qkv_bias)(y_BTE).reshape(batch, length, c.kv_heads, c.head_dim)
-        v_BTKD = dense(c.kv_heads * c.head_dim, "v", c.qkv_bias)(y_BTE).reshape(batch, length, c.kv_heads, c.head_dim)
+        heads = lambda count, name: dense(count * c.head_dim, name, y_BTE, c.qkv_bias).reshape(  # noqa: E731
+            batch, length, count, c.head_dim
+        )
+        q_BTHD, k_BTKD, v_BTKD = heads(c.heads, "q"), heads(c.kv_heads, "k"), heads(c.kv_heads, "v")
         if c.qk_norm:
             q_BTHD = RMSNorm(c.norm_epsilon, name="q_norm")(q_BTHD)
             k_BTKD = RMSNorm(c.norm_epsilon, name="k_norm")(k_BTKD)
@@ -195,10 +200,10 @@ class Block(nn.Module):
             # Without the barrier the write is fused twice, and each of the two needs a copy of the cache.
             k_BKDS, v_BKSD = layer_cache = jax.lax.optimization_barrier((k_BKDS, v_BKSD))
         mixed_BTE = attend(rotate(q_BTHD, tables), k_BKDS, v_BKSD, mask_BTS)
-        x_BTE = x_BTE + dense(c.width, "o", c.output_bias)(mixed_BTE)
+        x_BTE = x_BTE + dense(c.width, "o", mixed_BTE, c.output_bias)
         y_BTE = RMSNorm(c.norm_epsilon, name="feed_forward_norm")(x_BTE)
-        gate_BTF = ACTIVATIONS[c.activation](dense(c.feed_forward, "gate")(y_BTE))
-        y_BTE = dense(c.width, "down")(gate_BTF * dense(c.feed_forward, "up")(y_BTE))
+        gate_BTF = ACTIVATIONS[c.activation](dense(c.feed_forward, "gate", y_BTE))
+        y_BTE = dense(c.width, "down", gate_BTF * dense(c.feed_forward, "up", y_BTE))
         return x_BTE + y_BTE, layer_cache
 
 
