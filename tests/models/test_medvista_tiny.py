@@ -28,7 +28,7 @@ def test_sizes_of_the_protocol():
     features = encode(tiny.params(), pixels(3))
     assert features.shape == (3, L, 32)
     cache = MODEL.init_cache(5, 7)
-    assert [leaf.shape for leaf in cache.keys + cache.values] == [(5, 2, 7, 8)] * 4
+    assert [leaf.shape for leaf in cache.keys + cache.values] == [(5, 2, 8, 7)] * 2 + [(5, 2, 7, 8)] * 2
     assert not np.asarray(cache.valid_BS).any()
 
 
