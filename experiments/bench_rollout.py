@@ -1,7 +1,7 @@
 """Generated tokens per second of a multi-turn rollout, beside the loop that a user would write with transformers.
 
-    python experiments/bench_rollout.py                       # everything; about twenty minutes on two cores
-    python experiments/bench_rollout.py --preset short        # every part, small: a smoke test of under a minute
+    python experiments/bench_rollout.py                       # everything
+    python experiments/bench_rollout.py --preset short        # every part, small: a smoke test
     python experiments/bench_rollout.py --parts transformers --batches 32 --json rollout.json
 
 The policy is a random Qwen3-VL of 0.58 million parameters, written by transformers and read by both sides. An episode

@@ -1,7 +1,7 @@
 """A GRPO step, its sampler and three turns of it, beside google-tunix 0.1.7 on the same shape.
 
-    python experiments/bench_step.py                     # makes tunix's virtual environment at first; ten minutes
-    python experiments/bench_step.py --preset short      # small sizes: a smoke test of under a minute
+    python experiments/bench_step.py                     # makes tunix's virtual environment at first
+    python experiments/bench_step.py --preset short      # small sizes: a smoke test
     python experiments/bench_step.py --venv DIR --json step.json
 
 The policy is a Qwen3 decoder of 4 layers, width 256 and 4,096 ids, 4.98 million random float32 parameters. A batch is

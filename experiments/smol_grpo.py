@@ -1,13 +1,13 @@
 """Teach the packaged 157M model to look twice: connector, SFT, then GRPO with LoRA; held-out accuracy as it rises.
 
     python experiments/smol_align.py                     # first: makes runs/smol_align/model
-    python experiments/smol_grpo.py                      # one seed, about an hour on two CPU cores
+    python experiments/smol_grpo.py                      # one seed
     python experiments/smol_grpo.py --preset short       # every stage, a few steps each: a smoke test
     python experiments/smol_grpo.py --resume             # go on after Ctrl-C
 
 The question: how do the implanted stripes run? The whole image is shown too small to tell; the tool ``look`` enlarges
-the surroundings of one of five bright spots. The teacher of the SFT stage answers most questions without a look, and
-half of its looks are at a wrong spot; GRPO is paid for well-formed episodes and right answers only.
+the surroundings of one of five bright spots. The teacher of the SFT stage answers half of the questions without a look,
+and two in five of its looks are at a wrong spot; GRPO is paid for well-formed episodes and right answers only.
 
 Writes OUT/table.md, table.json, curves.png, metrics.jsonl, report.html, and OUT/adapters (PEFT's layout) beside
 OUT/model, the hub folder with the connector that they belong to.

@@ -86,17 +86,28 @@ def pick(weight_BV: Array, uniform_B: Array) -> Array:
     width = _block_width(vocab)
     blocks = -(-vocab // width)
     weight_BNC = jnp.pad(weight_BV, ((0, 0), (0, blocks * width - vocab))).reshape(-1, blocks, width)
-    upto_BN = jnp.cumsum(jnp.sum(weight_BNC, axis=-1), axis=-1)
+    sum_BN = jnp.sum(weight_BNC, axis=-1)
+    upto_BN = jnp.cumsum(sum_BN, axis=-1)
     target_B1 = uniform_B[:, None] * upto_BN[:, -1:]
-    block_B1 = jnp.argmax(upto_BN > target_B1, axis=-1, keepdims=True)
+    block_B1 = _first_beyond(sum_BN, upto_BN, target_B1)
     before_BN = jnp.pad(upto_BN[:, :-1], ((0, 0), (1, 0)))
     rest_B1 = target_B1 - jnp.take_along_axis(before_BN, block_B1, axis=1)
     weight_BC = jnp.take_along_axis(weight_BNC, block_B1[..., None], axis=1)[:, 0]
-    reached_BC = (jnp.cumsum(weight_BC, axis=-1) > rest_B1) & (weight_BC > 0)
-    # Sums in two orders round apart: the block may end just short of the target, which then is its last id's.
-    last_B = width - 1 - jnp.argmax(weight_BC[:, ::-1] > 0, axis=-1)
-    within_B = jnp.where(jnp.any(reached_BC, axis=-1), jnp.argmax(reached_BC, axis=-1), last_B)
-    return (block_B1[:, 0] * width + within_B).astype(jnp.int32)
+    within_B1 = _first_beyond(weight_BC, jnp.cumsum(weight_BC, axis=-1), rest_B1)
+    return (block_B1 * width + within_B1)[:, 0].astype(jnp.int32)
+
+
+def _first_beyond(weight_BN: Array, upto_BN: Array, target_B1: Array) -> Array:
+    """The first place with weight whose sum is beyond the target, int32 ``[B, 1]``; the last with weight if none is.
+
+    Prefix sums are not associative: one may rise where there is no weight, and the last may fall short of a target that
+    was taken from sums in another order.
+    """
+    there_BN = weight_BN > 0
+    beyond_BN = (upto_BN > target_B1) & there_BN
+    first_B1 = jnp.argmax(beyond_BN, axis=-1, keepdims=True)
+    last_B1 = weight_BN.shape[-1] - 1 - jnp.argmax(there_BN[:, ::-1], axis=-1, keepdims=True)
+    return jnp.where(jnp.any(beyond_BN, axis=-1, keepdims=True), first_B1, last_B1)
 
 
 def _block_width(vocab: int) -> int:

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.rollout.sampling import Sampling, choose, likeliest, log_softmax_at, row_keys
+from medvista_jax.rollout.sampling import Sampling, choose, likeliest, log_softmax_at, pick, row_keys
 
-chosen, narrow = jax.jit(choose), jax.jit(likeliest)
+chosen, narrow, choose_at = jax.jit(choose), jax.jit(likeliest), jax.jit(pick)
 keys_of = jax.jit(row_keys, static_argnums=(1, 2))
 
 
@@ -94,6 +94,27 @@ def test_rounding_of_prefix_sums_does_not_reach_impossible_tokens(monkeypatch):
             one = jnp.asarray(logits[row])[None]
             chosen = int(choose(one, keys_of(jax.random.key(0), 1, 1), jnp.zeros(1, jnp.int32), Sampling.at(1.0))[0])
             assert np.isfinite(logits[row, chosen])
+    assert hits > 0  # the case occurs
+
+
+def test_blocks_without_weight_are_not_reached_by_rounding():
+    """The same between blocks of ids, where a sum may rise at a block whose ids are all impossible."""
+    rng, blocks = np.random.default_rng(7), 512
+    sums = np.exp(rng.normal(0, 1, (64, blocks))).astype(np.float32)
+    sums[rng.random(sums.shape) > 0.5] = 0.0
+    sums[:, 0], sums[:, -1] = 1.0, 1.0
+    weight = np.zeros((64, blocks, blocks), np.float32)
+    weight[:, :, 17] = sums  # one id of each block
+    upto = np.asarray(jnp.cumsum(jnp.asarray(sums), axis=-1))
+    highest = np.maximum.accumulate(upto, axis=1)
+    hits = 0
+    for row, at in zip(*np.nonzero((sums[:, 1:] == 0) & (upto[:, 1:] > highest[:, :-1])), strict=True):
+        near = np.float32(highest[row, at] / upto[row, -1]) + np.arange(-3, 4, dtype=np.float32) * np.float32(2**-24)
+        inside = [u for u in near if highest[row, at] <= np.float32(u * upto[row, -1]) < upto[row, at + 1]]
+        if inside and hits < 8:
+            hits += 1
+            picked = int(choose_at(jnp.asarray(weight[row]).reshape(1, -1), jnp.array([inside[0]]))[0])
+            assert weight[row].reshape(-1)[picked] > 0
     assert hits > 0  # the case occurs
 
 

@@ -38,10 +38,12 @@ EAGER = Eager(tiny.MODEL.config)
 
 
 def questions():
-    """Ragged prompts, budgets of one to three turns, and limits of a turn's tokens from two to all."""
+    """Ragged prompts, budgets of none to three turns, and limits of a turn's tokens from two to all."""
     limits = np.random.default_rng(0).integers(2, tiny.TURN_TOKENS + 1, (PROMPTS, tiny.TURNS))
     limits[:6] = tiny.TURN_TOKENS  # rows that fill their last slot
-    question = tiny.make_question(texts=tiny.QUESTIONS * 3, max_turns=(3, 2, 1) * 3, max_calls=(3, 1, 0) * 3)
+    question = tiny.make_question(
+        texts=tiny.QUESTIONS * 3, max_turns=(3, 2, 1, 3, 0, 1, 3, 2, 1), max_calls=(3, 1, 0) * 3
+    )
     return question.replace(turn_tokens_PR=jnp.asarray(limits, jnp.int32))
 
 
