@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from medvista_jax.core.layout import constrain, shards
 from medvista_jax.core.types import Array, Trajectory
 from medvista_jax.learning.state import FlatParams
 from medvista_jax.rollout.record import pack
@@ -41,7 +42,7 @@ def accumulate(
     buckets: tuple[Bucket, ...],
     chunk: int,
 ) -> tuple[FlatParams, Metrics]:
-    """Gradient of the summed chunk losses.
+    """Gradient of the summed chunk losses, added up in float32 at least.
 
     Args:
       chunk_loss: sums over tokens; whoever wants a mean divides by a count that is known beforehand.
@@ -69,7 +70,7 @@ def accumulate(
         branches = [at(bucket) for bucket in buckets]
         gradients, (sums, maxima) = jax.lax.switch(_first_that_fits(buckets, operands[0]), branches, operands)
         total, sums_so_far, maxima_so_far = carry
-        add = lambda a, b: jax.tree.map(jnp.add, a, b)  # noqa: E731
+        add = lambda a, b: jax.tree.map(lambda x, y: x + y.astype(x.dtype), a, b)  # noqa: E731
         return (
             add(total, gradients),
             add(sums_so_far, sums),
@@ -77,9 +78,9 @@ def accumulate(
         ), None
 
     shapes = jax.eval_shape(at(buckets[-1]), jax.tree.map(lambda leaf: leaf[0], chunks))
-    fill = lambda tree, value: jax.tree.map(lambda leaf: jnp.full(leaf.shape, value(leaf.dtype), leaf.dtype), tree)  # noqa: E731
-    zero = lambda dtype: jnp.zeros((), dtype)  # noqa: E731
-    start = (fill(shapes[0], zero), fill(shapes[1][0], zero), fill(shapes[1][1], _lowest))
+    zeros = lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))  # noqa: E731
+    lowest = lambda leaf: jnp.full(leaf.shape, _lowest(leaf.dtype), leaf.dtype)  # noqa: E731
+    start = (jax.tree.map(zeros, shapes[0]), jax.tree.map(zeros, shapes[1][0]), jax.tree.map(lowest, shapes[1][1]))
     (gradients, sums, maxima), _ = jax.lax.scan(body, start, chunks)
     return gradients, {**sums, **maxima, "longest": jnp.max(jnp.sum(trajectory.valid_BS, axis=1))}
 
@@ -103,7 +104,7 @@ def map_slots(
       ValueError: ``chunk`` does not divide the batch.
     """
     buckets = _up_to_the_whole(buckets, trajectory)
-    chunks, order_B = _sorted_chunks(trajectory, extras, chunk)
+    chunks, order_DN = _sorted_chunks(trajectory, extras, chunk)
     slots = trajectory.tokens_BS.shape[1]
 
     def at(bucket: Bucket):
@@ -120,7 +121,9 @@ def map_slots(
         return None, jax.lax.switch(_first_that_fits(buckets, operands[0]), branches, operands)
 
     _, values_CBS = jax.lax.scan(body, None, chunks)
-    return values_CBS.reshape(-1, slots)[jnp.argsort(order_B)]
+    parts = order_DN.shape[0]
+    values_DNS = values_CBS.reshape(-1, parts, chunk // parts, slots).swapaxes(0, 1).reshape(parts, -1, slots)
+    return jnp.take_along_axis(values_DNS, jnp.argsort(order_DN, axis=1)[..., None], axis=1).reshape(-1, slots)
 
 
 def _lowest(dtype: Any) -> Any:
@@ -138,13 +141,25 @@ def _up_to_the_whole(buckets: tuple[Bucket, ...], trajectory: Trajectory) -> tup
 
 
 def _sorted_chunks(trajectory: Trajectory, extras: Extras, chunk: int) -> tuple[tuple[Trajectory, Extras], Array]:
-    """Rows by length, leaves ``[B / chunk, chunk, …]``, and which row each one was."""
+    """Rows by length, leaves ``[B / chunk, chunk, …]``, and which row of its part each one was: int32 ``[D, B / D]``.
+
+    On a mesh every device sorts the rows that it has, D parts of the batch, and gives its share to each chunk: no row
+    moves to another device.
+    """
     rows = trajectory.tokens_BS.shape[0]
     if rows % chunk:
         raise ValueError(f"a chunk of {chunk} rows does not divide a batch of {rows}; set chunk to a divisor")
-    order_B = jnp.argsort(jnp.sum(trajectory.valid_BS, axis=1))
-    split = lambda leaf: leaf[order_B].reshape((rows // chunk, chunk) + leaf.shape[1:])  # noqa: E731
-    return jax.tree.map(split, (trajectory, extras)), order_B
+    parts = shards("batch", chunk)  # divides the chunk, and so the batch
+    order_DN = jnp.argsort(jnp.sum(trajectory.valid_BS, axis=1).reshape(parts, -1), axis=1)
+
+    def split(leaf: Array) -> Array:
+        leaf_DN = constrain(leaf.reshape((parts, rows // parts) + leaf.shape[1:]), "batch")
+        index_DN = order_DN.reshape(order_DN.shape + (1,) * (leaf.ndim - 1))
+        sorted_DN = jnp.take_along_axis(leaf_DN, index_DN, axis=1)
+        sorted_DCN = sorted_DN.reshape((parts, rows // chunk, chunk // parts) + leaf.shape[1:])
+        return constrain(sorted_DCN.swapaxes(0, 1).reshape((rows // chunk, chunk) + leaf.shape[1:]), None, "batch")
+
+    return jax.tree.map(split, (trajectory, extras)), order_DN
 
 
 def _first_that_fits(buckets: tuple[Bucket, ...], part: Trajectory) -> Array:

@@ -25,6 +25,7 @@ from medvista_jax.learning.losses import (
     truncated_weight,
 )
 from medvista_jax.learning.masks import loss_rows, only_rows
+from medvista_jax.learning.placement import hold, lowered, policy_params
 from medvista_jax.learning.remat import with_remat
 from medvista_jax.learning.rewards import PRESETS, Reward, RewardTerms
 from medvista_jax.learning.state import FlatParams, TrainState, apply_gradients, join
@@ -62,7 +63,7 @@ def chunk_loss(
         ``"weight_B"`` of :func:`medvista_jax.learning.losses.row_weights`; under ``"slots"``, as far as they are
         needed, ``"reference"`` and ``"old"`` log-probabilities.
     """
-    params = join(trainable, frozen)
+    params = join(hold(model, trainable), frozen)
     scores = score_tokens(
         with_remat(model, config.remat),
         params,
@@ -196,7 +197,7 @@ def grpo_update(
 
     Args:
       trajectory: of :func:`medvista_jax.rollout.host_loop.rollout_with_host`, ``config.group`` rows a prompt, played
-        with ``state.params()`` and this ``sampling``.
+        with ``policy_params(model, state)`` and this ``sampling``.
       key: the truth, for ``config.reward``; None where ``terms`` are given.
       terms: rewards computed elsewhere, such as on the host; by default those of ``config.reward`` for ``key``.
       reference: values of the trainable leaves in the reference policy, see
@@ -243,7 +244,7 @@ def scores_before(
     """
 
     def score(trainable: FlatParams) -> Array:
-        params = join(trainable, state.frozen)
+        params = join(lowered(model, trainable), lowered(model, state.frozen))
 
         def score_chunk(packed: Trajectory, extra: Extras) -> Array:
             features = slot_features(model, params, extra["images"], config.train_vision)
@@ -285,15 +286,16 @@ def update_policy(
             chunk_loss,
             model,
             config,
-            state.frozen,
+            lowered(model, state.frozen),
             sampling.temperature,
             tokens,
             constraint=environment.constraint,
         )
         extras = {**extras, "weight_B": row_weights(config.normalisation, mask_BS, capacity)}
-        gradients, metrics = accumulate(loss, state.trainable, trajectory, extras, config.buckets, config.chunk)
+        computed = lowered(model, state.trainable)
+        gradients, metrics = accumulate(loss, computed, trajectory, extras, config.buckets, config.chunk)
         metrics["grad_norm"] = optax.tree.norm(gradients)
-        return apply_gradients(state, gradients, optimizer), metrics
+        return hold(model, apply_gradients(state, gradients, optimizer)), metrics
 
     if config.updates == 1:
         return update_once(state, trajectory, extras)
@@ -361,7 +363,7 @@ def grpo_step(
       The new state (the old one is donated) and scalar metrics.
     """
     step_key = jax.random.fold_in(state.key, state.step)
-    params, bank = state.params(), question.bank if config.train_vision else None
+    params, bank = policy_params(model, state), question.bank if config.train_vision else None
     update = partial(grpo_update, model, optimizer, config, environment)
     episodes = partial(play_episodes, model, params, environment, config, sampling)
     if config.rounds == 1:

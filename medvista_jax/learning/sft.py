@@ -13,6 +13,7 @@ from medvista_jax.core.types import Array, Question, Trajectory
 from medvista_jax.environment.gym import Environment
 from medvista_jax.learning.accumulate import Bucket, Metrics, accumulate
 from medvista_jax.learning.losses import score_tokens
+from medvista_jax.learning.placement import hold, lowered
 from medvista_jax.learning.state import FlatParams, TrainState, apply_gradients, join
 from medvista_jax.models.vlm import VisionLanguageModel
 from medvista_jax.rollout.loop import Script
@@ -42,7 +43,7 @@ def chunk_loss(
 ) -> tuple[Array, tuple[Metrics, Metrics]]:
     """Negative log-likelihood of the teacher's tokens, divided by the batch's count of them; observations and prompt
     carry no loss."""
-    params = join(trainable, frozen)
+    params = join(hold(model, trainable), frozen)
     features = encode_slots(model, params, extras["images"])
     scores = score_tokens(model, params, trajectory, features, jnp.ones(()))
     loss = -jnp.sum(scores.logprob_BS) / tokens
@@ -94,8 +95,8 @@ def _update(
     tokens = jnp.maximum(jnp.sum(trajectory.sampled_BS), 1).astype(jnp.float32)
     whole = Bucket(trajectory.tokens_BS.shape[1], pixels_BIhwC.shape[1])
     gradients, metrics = accumulate(
-        partial(chunk_loss, model, state.frozen, tokens),
-        state.trainable,
+        partial(chunk_loss, model, lowered(model, state.frozen), tokens),
+        lowered(model, state.trainable),
         trajectory,
         {"images": pixels_BIhwC},
         (*config.buckets, whole),
@@ -105,4 +106,4 @@ def _update(
         "gradient_norm": optax.tree.norm(gradients),
         "faults": jnp.mean((trajectory.turns.fault_BR > 0).astype(jnp.float32)),
     }
-    return apply_gradients(state, gradients, optimizer), metrics
+    return hold(model, apply_gradients(state, gradients, optimizer)), metrics

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medvista_jax.core.layout import constrain
 from medvista_jax.core.types import Array
+from medvista_jax.models.attention import ATTENTION, attend, self_attention
 from medvista_jax.models.vlm import KVCache, chunk_mask, write_cache
 
 
@@ -31,6 +33,7 @@ class DecoderConfig:
       max_positions: slots beyond which the rotary frequencies would be others (the hub's "dynamic" scaling), which is
         not ported; ``None``: no such bound.
       remat: key of :data:`REMAT`, what a block keeps for its gradient.
+      attention: how a sequence attends to itself, a name in :data:`medvista_jax.models.attention.ATTENTION`.
     """
 
     vocab_size: int
@@ -52,6 +55,11 @@ class DecoderConfig:
     embedding_scale: float | None = None
     max_positions: int | None = None
     remat: str = "none"
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.attention not in ATTENTION:
+            raise ValueError(f"attention {self.attention!r} is unknown; there are {', '.join(ATTENTION)}")
 
     def require_slots(self, slots: int) -> None:
         """Raises ValueError for a sequence, or a cache, longer than ``max_positions``."""
@@ -139,27 +147,6 @@ def rotate(x_BTHD: Array, tables: tuple[Array, Array]) -> Array:
     return jnp.concatenate(turned, axis=-1).astype(x_BTHD.dtype)
 
 
-def attend(q_BTHD: Array, k_BKDS: Array, v_BKSD: Array, mask_BTS: Array | None) -> Array:
-    """Grouped-query attention, softmax in float32: ``[B, T, H * D]``.
-
-    Rows without a single visible slot give finite values. Without a mask everybody sees everything.
-    """
-    batch, length, heads, head_dim = q_BTHD.shape
-    kv_heads = k_BKDS.shape[1]
-    shared = heads // kv_heads
-    # Queries that share keys stand side by side (M = T * shared): one matrix product a row and KV head.
-    q_BKMD = q_BTHD.reshape(batch, length, kv_heads, shared, head_dim).transpose(0, 2, 1, 3, 4)
-    q_BKMD = q_BKMD.reshape(batch, kv_heads, length * shared, head_dim) * head_dim**-0.5
-    scores_BKMS = jnp.einsum("bkmd,bkds->bkms", q_BKMD, k_BKDS).astype(jnp.float32)
-    if mask_BTS is not None:
-        mask_BMS = jnp.repeat(mask_BTS, shared, axis=1) if shared > 1 else mask_BTS
-        scores_BKMS = jnp.where(mask_BMS[:, None], scores_BKMS, -1e30)
-    weights_BKMS = jax.nn.softmax(scores_BKMS, axis=-1).astype(v_BKSD.dtype)
-    out_BKMD = jnp.einsum("bkms,bksd->bkmd", weights_BKMS, v_BKSD)
-    out_BKTND = out_BKMD.reshape(batch, kv_heads, length, shared, head_dim)
-    return out_BKTND.transpose(0, 2, 1, 3, 4).reshape(batch, length, heads * head_dim)
-
-
 class Block(nn.Module):
     """Pre-norm attention and gated feed-forward."""
 
@@ -170,12 +157,11 @@ class Block(nn.Module):
         self,
         x_BTE: Array,
         tables: tuple[Array, Array],
-        mask_BTS: Array,
+        valid_BS: Array,
         layer_cache: tuple[Array, Array] | None,
         start: Array | int,
     ) -> tuple[Array, tuple[Array, Array] | None]:
         c = self.config
-
         batch, length, _ = x_BTE.shape
 
         def dense(width: int, name: str, y_BTE: Array, bias: bool = False) -> Array:
@@ -192,19 +178,26 @@ class Block(nn.Module):
         if c.qk_norm:
             q_BTHD = RMSNorm(c.norm_epsilon, name="q_norm")(q_BTHD)
             k_BTKD = RMSNorm(c.norm_epsilon, name="k_norm")(k_BTKD)
-        k_BKDS = rotate(k_BTKD, tables).transpose(0, 2, 3, 1)
-        v_BKSD = v_BTKD.transpose(0, 2, 1, 3)
+        q_BTHD, k_BTKD = rotate(q_BTHD, tables), rotate(k_BTKD, tables)
+        # Queries lie where their keys do: by KV head.
+        q_BTHD = q_BTHD.reshape(batch, length, c.kv_heads, -1)
+        q_BTHD, k_BTKD, v_BTKD = (constrain(x, "batch", None, "heads") for x in (q_BTHD, k_BTKD, v_BTKD))
+        q_BTHD = q_BTHD.reshape(batch, length, c.heads, c.head_dim)
         if layer_cache is not None:
-            k_BKDS = write_cache(layer_cache[0], k_BKDS, start, axis=3)
-            v_BKSD = write_cache(layer_cache[1], v_BKSD, start, axis=2)
+            k_BKDS = write_cache(layer_cache[0], k_BTKD.transpose(0, 2, 3, 1), start, axis=3)
+            v_BKSD = write_cache(layer_cache[1], v_BTKD.transpose(0, 2, 1, 3), start, axis=2)
+            k_BKDS, v_BKSD = (constrain(x, "batch", "heads") for x in (k_BKDS, v_BKSD))
             # Without the barrier the write is fused twice, and each of the two needs a copy of the cache.
             k_BKDS, v_BKSD = layer_cache = jax.lax.optimization_barrier((k_BKDS, v_BKSD))
-        mixed_BTE = attend(rotate(q_BTHD, tables), k_BKDS, v_BKSD, mask_BTS)
-        x_BTE = x_BTE + dense(c.width, "o", mixed_BTE, c.output_bias)
+        if layer_cache is None or (isinstance(start, int) and start == 0 and length == valid_BS.shape[1]):
+            mixed_BTE = self_attention(q_BTHD, k_BTKD, v_BTKD, valid_BS, c.attention)
+        else:
+            mixed_BTE = attend(q_BTHD, k_BKDS, v_BKSD, chunk_mask(valid_BS, length, start))
+        x_BTE = constrain(x_BTE + dense(c.width, "o", mixed_BTE, c.output_bias), "batch")
         y_BTE = RMSNorm(c.norm_epsilon, name="feed_forward_norm")(x_BTE)
         gate_BTF = ACTIVATIONS[c.activation](dense(c.feed_forward, "gate", y_BTE))
-        y_BTE = dense(c.width, "down", gate_BTF * dense(c.feed_forward, "up", y_BTE))
-        return x_BTE + y_BTE, layer_cache
+        hidden_BTF = constrain(gate_BTF * dense(c.feed_forward, "up", y_BTE), "batch", None, "width")
+        return constrain(x_BTE + dense(c.width, "down", hidden_BTF), "batch"), layer_cache
 
 
 class Decoder(nn.Module):
@@ -232,7 +225,8 @@ class Decoder(nn.Module):
     def logits(self, hidden_NE: Array) -> Array:
         """float32 ``[…, V]``."""
         head_VE = self.embedding_VE if self.config.tied else self.head_VE
-        return jnp.einsum("...e,ve->...v", hidden_NE, head_VE).astype(jnp.float32)
+        logits_NV = jnp.einsum("...e,ve->...v", hidden_NE, head_VE).astype(jnp.float32)
+        return constrain(logits_NV, "batch", *(None,) * (logits_NV.ndim - 2), "vocabulary")
 
     def __call__(
         self,
@@ -256,11 +250,11 @@ class Decoder(nn.Module):
             start = 0
         else:
             valid_BS = write_cache(cache.valid_BS, valid_BT, start)
-        mask_BTS = chunk_mask(valid_BS, x_BTE.shape[1], start)
+        x_BTE = constrain(x_BTE, "batch")
         keys, values = [], []
         for i, block in enumerate(self.blocks):
             layer_cache = None if cache is None else (cache.keys[i], cache.values[i])
-            x_BTE, layer_cache = block(x_BTE, tables, mask_BTS, layer_cache, start)
+            x_BTE, layer_cache = block(x_BTE, tables, valid_BS, layer_cache, start)
             if i < len(deepstack):
                 x_BTE = x_BTE + deepstack[i]
             if layer_cache is not None:

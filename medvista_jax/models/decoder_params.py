@@ -18,6 +18,14 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
 )
 """(regex on the path, specification): column-parallel in, row-parallel out (Megatron, arXiv 1909.08053)."""
 
+ADAPTER_RULES: tuple[tuple[str, PartitionSpec], ...] = (
+    (r"/(o|out|proj|down)/kernel_lora_a$", PartitionSpec("tensor", None)),
+    (r"/(o|out|proj|down)/kernel_lora_b$", PartitionSpec(None, "fsdp")),
+    (r"/kernel_lora_a$", PartitionSpec("fsdp", None)),
+    (r"/kernel_lora_b$", PartitionSpec(None, "tensor")),
+)
+"""The same for LoRA's two factors beside any kernel; the inner width is small and whole everywhere."""
+
 _BLOCK = (
     ("input_layernorm.weight", "attention_norm/scale", Layout.SAME),
     ("self_attn.q_proj.weight", "q/kernel", Layout.LINEAR),

@@ -9,6 +9,11 @@ import types
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import PartitionSpec
+
+from medvista_jax.models.decoder_params import ADAPTER_RULES
+from medvista_jax.models.medvista_tiny.modeling import RULES as TINY_RULES
+from medvista_jax.models.medvista_tiny.modeling import MedVistaTiny
 from medvista_jax.models.names import Entry
 from medvista_jax.models.preprocess.hub_config import levels_of
 from medvista_jax.models.tensor_files import BadCheckpoint, check_folder, read_json
@@ -60,6 +65,20 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 """``model_type`` of ``config.json`` -> family."""
+
+def sharding_rules(model: Any) -> tuple[tuple[str, PartitionSpec], ...]:
+    """(regex on the path, specification) for the parameters of a model, adapters included.
+
+    Raises:
+      ValueError: a model of no known family.
+    """
+    if isinstance(model, MedVistaTiny):
+        return (*TINY_RULES, *ADAPTER_RULES)
+    for family in FAMILIES.values():
+        if type(model).__module__.startswith(f"{family.package}."):
+            return (*family.params().RULES, *ADAPTER_RULES)
+    raise ValueError(f"no sharding rules are known for a {type(model).__name__}; give its family a RULES list")
+
 
 IGNORED = (r"\.rotary_emb\.inv_freq$",)
 """Tensors of old checkpoints that hold nothing: the rotary frequencies follow from the configuration."""

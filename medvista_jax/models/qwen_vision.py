@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from medvista_jax.core.types import Array
-from medvista_jax.models.blocks import attend, rotary_frequencies, rotate
+from medvista_jax.models.attention import attend
+from medvista_jax.models.blocks import rotary_frequencies, rotate
 
 Windows = tuple[tuple[int, int], ...]
 """Runs of patches that see one another: for each run, how many windows stand in a row and how many patches each has."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from medvista_jax.core.layout import constrain, constrain_tree
 from medvista_jax.core.types import Array, Params
 
 Features = Any
@@ -36,6 +37,7 @@ class VisionLanguageModel(Protocol):
     tokens_per_image: int  # L
     image_size: tuple[int, int]  # h, w of every view
     position_axes: int  # Z
+    dtype: str  # of activations and cache
 
     def init(self, key: Array) -> Params:
         """Fresh float32 parameters as nested dicts."""
@@ -80,6 +82,20 @@ class VisionLanguageModel(Protocol):
     def logits(self, params: Params, hidden_NE: Array) -> Array:
         """float32 logits ``[…, V]``."""
         ...
+
+
+def spread_cache(cache: KVCache) -> KVCache:
+    """The cache laid out on the mesh in context, by rows and KV heads."""
+    return KVCache(
+        keys=constrain_tree(cache.keys, "batch", "heads"),
+        values=constrain_tree(cache.values, "batch", "heads"),
+        valid_BS=constrain(cache.valid_BS, "batch"),
+    )
+
+
+def spread_features(features: Features) -> Features:
+    """Image features, leaves ``[…, L, E]``, laid out by their first axis and by width."""
+    return jax.tree.map(lambda leaf: constrain(leaf, "batch", *(None,) * (leaf.ndim - 2), "width"), features)
 
 
 def grow_cache(cache: KVCache, slots: int) -> KVCache:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from medvista_jax.core.layout import constrain
 from medvista_jax.core.types import Array, Params
 from medvista_jax.environment import gym
 from medvista_jax.environment.gym import Environment, EnvState
@@ -94,6 +95,8 @@ def decode_step(
     if constraint is not None:
         allowed_B = jnp.where(free_B, -1, token_set(constraint, voice.turn_B, left_B))
         logits_BV = within_set(constraint, allowed_B, logits_BV)
+    # Every device draws for some rows over the whole vocabulary: sums over parts of it would round in another order.
+    logits_BV = constrain(logits_BV, "rows")
     token_B = choose(logits_BV, keys_B, count_B, sampling)
     if forced is not None:
         token_B = jnp.where(forced.mine_B, forced.token_B, token_B)

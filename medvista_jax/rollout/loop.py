@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from medvista_jax.core.layout import constrain, constrain_tree
 from medvista_jax.core.types import Array, Params, Question, Trajectory, Turns
 from medvista_jax.environment import gym
 from medvista_jax.environment.gym import Environment, EnvState
@@ -27,6 +28,8 @@ from medvista_jax.models.vlm import (
     grow_cache,
     last_valid,
     paste_cache,
+    spread_cache,
+    spread_features,
     write_slots,
 )
 from medvista_jax.rollout.decode import Forced, Voice, decode_step, open_turn, unconstrained
@@ -165,7 +168,7 @@ def prefill(
         logits_PV = model.logits(params, last_valid(hidden_PSE, question.valid_PS))
 
     each = lambda x: jnp.repeat(x, group, axis=0)  # noqa: E731
-    cache = grow_cache(jax.tree.map(each, cache), slots)
+    cache = spread_cache(grow_cache(jax.tree.map(each, cache), slots))
     record = write(
         empty_record(batch, slots, model.position_axes, environment.pad_id),
         0,
@@ -181,12 +184,12 @@ def prefill(
     return Carry(
         turn=jnp.zeros((), jnp.int32),
         at=jnp.full((), prompt_slots, jnp.int32),
-        record=record,
+        record=constrain_tree(record, "batch"),
         turns=empty_turns(batch, environment.turns, environment.grammar.width),
         state=state,
         cache=cache,
-        features=features,
-        logits_BV=each(logits_PV),
+        features=spread_features(features),
+        logits_BV=constrain(each(logits_PV), "batch", "vocabulary"),
         count_B=jnp.zeros((batch,), jnp.int32),
     )
 
@@ -339,7 +342,8 @@ def encode_views(
         with jax.named_scope("tool"):
             pixels_BhwC = gym.render_views(environment, state.bank, state.views, slot_B)
         with jax.named_scope("encode"):
-            fresh = model.encode_images(params, pixels_BhwC)
+            # No product over ``tensor`` takes part in what a row looks like: every device encodes some.
+            fresh = spread_features(model.encode_images(params, constrain(pixels_BhwC, "rows")))
             return jax.tree.map(lambda old, new: _put_slot(old, new, slot_B), features, fresh)
 
     return jax.lax.cond(jnp.any(slot_B >= 0), encode, lambda features: features, features)

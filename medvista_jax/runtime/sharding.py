@@ -92,9 +92,19 @@ def tree_placements(rules: Rules, tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: place(_text(path), leaf, rules, mesh), tree)
 
 
+def as_returned(spec: PartitionSpec) -> PartitionSpec:
+    """The specification as compiled programs hand it back: nothing behind the last axis. A step called with another
+    spelling of the same layout would be compiled again for its own results."""
+    entries = list(spec)
+    while entries and entries[-1] is None:
+        entries.pop()
+    return PartitionSpec(*entries)
+
+
 def tree_shardings(rules: Rules, tree: Any, mesh: Mesh) -> Any:
     """A tree of ``NamedSharding``, for ``jax.jit``'s shardings or ``jax.device_put``; see :func:`place`."""
-    return jax.tree.map(lambda placement: NamedSharding(mesh, placement.spec), tree_placements(rules, tree, mesh))
+    where = lambda placement: NamedSharding(mesh, as_returned(placement.spec))  # noqa: E731
+    return jax.tree.map(where, tree_placements(rules, tree, mesh))
 
 
 def accidents(placements: Any, mesh: Mesh | AbstractMesh, at_least: int = 2**20) -> list[tuple[Placement, str]]:

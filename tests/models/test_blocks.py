@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.models.blocks import Decoder, DecoderConfig, RMSNorm, attend, empty_cache, rotary_tables, rotate
+from medvista_jax.models.attention import attend
+from medvista_jax.models.blocks import Decoder, DecoderConfig, RMSNorm, empty_cache, rotary_tables, rotate
 from medvista_jax.models.vlm import KVCache, chunk_mask, grow_cache, write_cache, write_slots
 
 CONFIG = DecoderConfig(vocab_size=31, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, feed_forward=48)

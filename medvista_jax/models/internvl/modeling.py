@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from medvista_jax.core.types import Array, Params
-from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig, RMSNorm, attend
+from medvista_jax.models.attention import attend
+from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig, RMSNorm
 from medvista_jax.models.hub_model import HubModel
 from medvista_jax.models.images import internvl_pixels
 from medvista_jax.models.inputs import BadInputs

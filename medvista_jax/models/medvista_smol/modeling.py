@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from medvista_jax.core.types import Array, Params
-from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig, attend
+from medvista_jax.models.attention import attend
+from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig
 from medvista_jax.models.hub_model import HubModel, require_blocks
 from medvista_jax.models.images import normalise
 from medvista_jax.models.inputs import BadInputs

@@ -8,11 +8,23 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from medvista_jax.core.types import Array, Params
+from medvista_jax.models import decoder_params
 from medvista_jax.models.adaptable import Adaptable
 from medvista_jax.models.blocks import Decoder, DecoderConfig, empty_cache
 from medvista_jax.models.vlm import Features, KVCache, mix_embeddings, sequential_positions
+
+
+RULES: tuple[tuple[str, PartitionSpec], ...] = (
+    *decoder_params.RULES,
+    (r"^(vision|connector)/(.*/)?(stem_fine|stem_in|up)/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"^(vision|connector)/(.*/)?(stem_out|down)/kernel$", PartitionSpec("tensor", "fsdp")),
+    (r"^vision/.*/(query|key|value)/kernel$", PartitionSpec("fsdp", "tensor", None)),
+    (r"^vision/.*/out/kernel$", PartitionSpec("tensor", None, "fsdp")),
+)
+"""(regex on the path, specification); the first that is found counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +125,10 @@ class MedVistaTiny(Adaptable):
     @property
     def vocab_size(self) -> int:
         return self.config.vocab_size
+
+    @property
+    def dtype(self) -> str:
+        return "float32"
 
     @property
     def tokens_per_image(self) -> int:

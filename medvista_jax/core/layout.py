@@ -1,0 +1,82 @@
+"""Where activations lie on a mesh, by logical names: the one place that says which axis of the mesh a name means.
+
+Without a mesh in context nothing happens. With one (``with jax.set_mesh(mesh):``) the compiler is told, and fills in
+the rest. An axis that does not divide its dimension is left out, as for parameters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),  # rows of a batch
+    "rows": ("data", "fsdp", "tensor"),  # the same over every device: where no product over ``tensor`` takes part
+    "heads": ("tensor",),
+    "width": ("tensor",),  # hidden units of a feed-forward, and of image embeddings that wait
+    "vocabulary": ("tensor",),
+}
+"""Logical name -> axes of :data:`medvista_jax.runtime.mesh.AXES`, the first the slowest."""
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """``x`` laid out by the logical names of its first dimensions; the others whole on every device.
+
+    Args:
+      names: a key of :data:`NAMES` a dimension, None for whole.
+    """
+    return jax.lax.with_sharding_constraint(x, specification(x.shape, *names)) if managed() else x
+
+
+def specification(shape: tuple[int, ...], *names: str | None) -> PartitionSpec:
+    """What :func:`constrain` asks for."""
+    return PartitionSpec(*_entries(shape, names, _axis_sizes()))
+
+
+def platform() -> str:
+    """``"cpu"``, ``"tpu"`` or ``"gpu"``: of the mesh in context, else what JAX computes on."""
+    mesh = jax.sharding.get_abstract_mesh()
+    device = None if mesh.empty else mesh.abstract_device
+    return (device.platform if device is not None else None) or jax.default_backend()
+
+
+def managed() -> set[str]:
+    """Axes of the mesh in context that the compiler manages; empty without a mesh."""
+    return set(_axis_sizes())
+
+
+def constrain_tree(tree: Any, *names: str | None) -> Any:
+    """:func:`constrain` for every leaf that has so many dimensions; the others stay as they are."""
+    return jax.tree.map(lambda leaf: constrain(leaf, *names) if leaf.ndim >= len(names) else leaf, tree)
+
+
+def shards(name: str, size: int) -> int:
+    """In how many parts a dimension of ``size`` falls; 1 without a mesh."""
+    sizes, parts = _axis_sizes(), 1
+    for axis in _fitting(size, name, sizes):
+        parts *= sizes[axis]
+    return parts
+
+
+def _axis_sizes() -> dict[str, int]:
+    """Axes of the mesh in context that the compiler manages, and are longer than 1."""
+    mesh = jax.sharding.get_abstract_mesh()
+    automatic = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True) if not mesh.empty else ()
+    return {name: size for name, size, kind in automatic if kind == AxisType.Auto and size > 1}
+
+
+def _fitting(size: int, name: str | None, sizes: dict[str, int]) -> tuple[str, ...]:
+    """The axes of a name that divide a dimension, one after the other."""
+    kept: list[str] = []
+    for axis in NAMES[name] if name else ():
+        if axis in sizes and size % sizes[axis] == 0:
+            kept.append(axis)
+            size //= sizes[axis]
+    return tuple(kept)
+
+
+def _entries(shape: tuple[int, ...], names: tuple[str | None, ...], sizes: dict[str, int]) -> list[Any]:
+    axes = [_fitting(size, name, sizes) for size, name in zip(shape, names, strict=False)]
+    return [kept if len(kept) > 1 else kept[0] if kept else None for kept in axes]

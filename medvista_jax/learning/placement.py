@@ -1,0 +1,129 @@
+"""Parameters and states on a mesh, and the copies of parameters that a step computes with.
+
+    with jax.set_mesh(mesh):
+        state = place_state(model, state)
+        state, metrics = grpo_step(model, optimizer, config, environment, state, *place_rows((question, key)), sampling)
+
+Masters and the optimizer's moments lie cut over ``fsdp`` and ``tensor``. The update computes with a copy of the same
+layout in the model's dtype, of which a layer is gathered at a time. A rollout reads every parameter for every token,
+so its copy is whole along ``fsdp`` from the start.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from medvista_jax.core.layout import NAMES, managed
+from medvista_jax.core.types import Array, Params
+from medvista_jax.learning.state import FlatParams, TrainState, join
+from medvista_jax.models.families import sharding_rules
+from medvista_jax.models.vlm import VisionLanguageModel
+from medvista_jax.runtime.sharding import Rules, as_returned, place
+
+_ADAPTER = ("kernel_lora_a", "kernel_lora_b")
+
+
+def state_shardings(model: VisionLanguageModel, state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+    """A ``NamedSharding`` for every leaf of a state, or of its shapes: parameters and moments by the family's rules."""
+    rules = sharding_rules(model)
+    spec = lambda path, leaf: NamedSharding(mesh, _specification(path, leaf, rules, mesh))  # noqa: E731
+    return jax.tree_util.tree_map_with_path(spec, state)
+
+
+def place_state(model: VisionLanguageModel, state: TrainState) -> TrainState:
+    """The state on the mesh in context.
+
+    Raises:
+      ValueError: there is no mesh in context.
+    """
+    return jax.device_put(state, state_shardings(model, state, _mesh()))
+
+
+def place_rows(tree: Any) -> Any:
+    """Arrays with a leading axis of prompts or rows on the mesh in context, cut along ``data`` and ``fsdp``.
+
+    An axis that does not divide the rows is left out.
+
+    Raises:
+      ValueError: there is no mesh in context.
+    """
+    mesh = _mesh()
+
+    def spread(leaf: Any) -> Any:
+        kept, size = [], leaf.shape[0] if leaf.ndim else 1
+        for axis in NAMES["batch"]:
+            if size % mesh.shape[axis] == 0:
+                kept.append(axis)
+                size //= mesh.shape[axis]
+        return NamedSharding(mesh, PartitionSpec(tuple(kept)) if leaf.ndim else PartitionSpec())
+
+    return jax.device_put(tree, jax.tree.map(spread, tree))
+
+
+def hold(model: VisionLanguageModel, tree: Any) -> Any:
+    """Inside a program: flat parameters, gradients or a state kept where they lie. Without a mesh: as they are."""
+    if not managed():
+        return tree
+    rules, mesh = sharding_rules(model), jax.sharding.get_abstract_mesh()
+
+    def constrained(path: Any, leaf: Array) -> Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jax.lax.with_sharding_constraint(leaf, _specification(path, leaf, rules, mesh))
+
+    return jax.tree_util.tree_map_with_path(constrained, tree)
+
+
+def lowered(model: VisionLanguageModel, flat: FlatParams) -> FlatParams:
+    """Matrices in the dtype that the model computes in; vectors (norms, biases) and adapters as they are.
+
+    Nothing is raised: parameters that are narrower than the model's dtype stay so.
+    """
+    dtype = jnp.dtype(model.dtype)
+
+    def lower(path: str, leaf: Array) -> Array:
+        wide = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize > dtype.itemsize
+        if leaf.ndim < 2 or not wide or path.rsplit("/", 1)[-1] in _ADAPTER:
+            return leaf
+        return leaf.astype(dtype)
+
+    return hold(model, {path: lower(path, leaf) for path, leaf in flat.items()})
+
+
+def policy_params(model: VisionLanguageModel, state: TrainState) -> Params:
+    """What a rollout reads: the lowered parameters, whole along ``data`` and ``fsdp``, cut along ``tensor``."""
+    flat = lowered(model, {**state.trainable, **state.frozen})
+    if managed():
+        rules, mesh = _without(sharding_rules(model), "fsdp"), jax.sharding.get_abstract_mesh()
+        where = lambda path, leaf: place(path, leaf, rules, mesh).spec  # noqa: E731
+        flat = {path: jax.lax.with_sharding_constraint(leaf, where(path, leaf)) for path, leaf in flat.items()}
+    return join(flat, {})
+
+
+def _without(rules: Rules, axis: str) -> Rules:
+    """The rules with an axis left out of every specification."""
+
+    def entry(axes: Any) -> Any:
+        kept = tuple(name for name in (axes if isinstance(axes, tuple) else (axes,)) if name not in (None, axis))
+        return kept or None
+
+    return tuple((pattern, PartitionSpec(*map(entry, spec))) for pattern, spec in rules)
+
+
+def _specification(path: Any, leaf: Any, rules: Rules, mesh: Any) -> PartitionSpec:
+    """Of a leaf of a state: the path of its parameter is the last key, under whatever stands before it."""
+    if not leaf.ndim:
+        return PartitionSpec()
+    name = str(getattr(path[-1], "key", ""))
+    return as_returned(place(name, leaf, rules, mesh).spec) if "/" in name else PartitionSpec()
+
+
+def _mesh() -> jax.sharding.Mesh:
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        raise ValueError("there is no mesh in context; write it inside 'with jax.set_mesh(make_mesh(…)):'")
+    return mesh
