@@ -43,8 +43,11 @@ def platform() -> str:
 
 
 def managed() -> set[str]:
-    """Axes of the mesh in context that the compiler manages; empty without a mesh."""
-    return set(_axis_sizes())
+    """Axes of the mesh in context that the compiler manages; empty without a mesh, or where nothing is cut."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return set()
+    return {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto}
 
 
 def constrain_tree(tree: Any, *names: str | None) -> Any:
@@ -61,10 +64,9 @@ def shards(name: str, size: int) -> int:
 
 
 def _axis_sizes() -> dict[str, int]:
-    """Axes of the mesh in context that the compiler manages, and are longer than 1."""
-    mesh = jax.sharding.get_abstract_mesh()
-    automatic = zip(mesh.axis_names, mesh.axis_sizes, mesh.axis_types, strict=True) if not mesh.empty else ()
-    return {name: size for name, size, kind in automatic if kind == AxisType.Auto and size > 1}
+    """Axes of :func:`managed` that are longer than 1."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return {name: shape[name] for name in managed() if shape[name] > 1}
 
 
 def _fitting(size: int, name: str | None, sizes: dict[str, int]) -> tuple[str, ...]:

@@ -51,17 +51,22 @@ def place_rows(tree: Any) -> Any:
     Raises:
       ValueError: there is no mesh in context.
     """
-    mesh = _mesh()
+    return jax.device_put(tree, row_shardings(tree, _mesh()))
 
-    def spread(leaf: Any) -> Any:
+
+def row_shardings(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+    """A ``NamedSharding`` for every leaf of :func:`place_rows`; leaves without axes are whole everywhere."""
+
+    def spread(leaf: Any) -> NamedSharding:
         kept, size = [], leaf.shape[0] if leaf.ndim else 1
         for axis in NAMES["batch"]:
-            if size % mesh.shape[axis] == 0:
+            if size % mesh.shape[axis] == 0 and mesh.shape[axis] > 1:
                 kept.append(axis)
                 size //= mesh.shape[axis]
-        return NamedSharding(mesh, PartitionSpec(tuple(kept)) if leaf.ndim else PartitionSpec())
+        entry = tuple(kept) if len(kept) > 1 else kept[0] if kept else None
+        return NamedSharding(mesh, as_returned(PartitionSpec(entry)))
 
-    return jax.device_put(tree, jax.tree.map(spread, tree))
+    return jax.tree.map(spread, tree)
 
 
 def hold(model: VisionLanguageModel, tree: Any) -> Any:
@@ -98,10 +103,15 @@ def policy_params(model: VisionLanguageModel, state: TrainState) -> Params:
     """What a rollout reads: the lowered parameters, whole along ``data`` and ``fsdp``, cut along ``tensor``."""
     flat = lowered(model, {**state.trainable, **state.frozen})
     if managed():
-        rules, mesh = _without(sharding_rules(model), "fsdp"), jax.sharding.get_abstract_mesh()
-        where = lambda path, leaf: place(path, leaf, rules, mesh).spec  # noqa: E731
-        flat = {path: jax.lax.with_sharding_constraint(leaf, where(path, leaf)) for path, leaf in flat.items()}
+        where = policy_specifications(model, flat, jax.sharding.get_abstract_mesh())
+        flat = {path: jax.lax.with_sharding_constraint(leaf, where[path]) for path, leaf in flat.items()}
     return join(flat, {})
+
+
+def policy_specifications(model: VisionLanguageModel, flat: FlatParams, mesh: Any) -> dict[str, PartitionSpec]:
+    """Where the leaves of :func:`policy_params` lie, by path."""
+    rules = _without(sharding_rules(model), "fsdp")
+    return {path: as_returned(place(path, leaf, rules, mesh).spec) for path, leaf in flat.items()}
 
 
 def _without(rules: Rules, axis: str) -> Rules:

@@ -6,8 +6,6 @@ on a GPU, the splash kernel on a TPU, which never hold ``[T, T]`` scores. Tests 
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
@@ -91,9 +89,10 @@ def _splash(q_BTHD: Array, k_BTKD: Array, v_BTKD: Array, valid_BT: Array) -> Arr
             f"the splash kernel needs slots and head width in multiples of {_LANES}, not {length} and {head_dim}; "
             "round the buckets up, or take attention='auto'"
         )
-    kernel = _splash_kernel(heads // kv_heads, length, layout.platform() != "tpu")
+    interpret = layout.platform() != "tpu"
 
     def on_device(q_BTKMD: Array, k_BTKD: Array, v_BTKD: Array, valid_BT: Array) -> Array:
+        kernel = _splash_kernel(heads // kv_heads, length, interpret)
         # A slot that is not valid sees its like, itself at least, so that every softmax has something to sum.
         segment_BT = valid_BT.astype(jnp.int32)
 
@@ -115,7 +114,6 @@ def _splash(q_BTHD: Array, k_BTKD: Array, v_BTKD: Array, valid_BT: Array) -> Arr
     return shared(*operands)
 
 
-@functools.cache
 def _splash_kernel(shared: int, length: int, interpret: bool) -> splash.SplashAttentionKernel:
     """Causal attention of ``shared`` query heads over one KV head."""
     mask = splash_mask.MultiHeadMask([splash_mask.CausalMask((length, length))] * shared)
@@ -128,5 +126,4 @@ def _splash_kernel(shared: int, length: int, interpret: bool) -> splash.SplashAt
         block_q_dq=size,
         block_kv_dq=size,
     )
-    with jax.ensure_compile_time_eval():
-        return splash.make_splash_mqa_single_device(mask, block_sizes=sizes, interpret=interpret)
+    return splash.make_splash_mqa_single_device(mask, block_sizes=sizes, interpret=interpret)

@@ -66,6 +66,7 @@ FAMILIES: dict[str, Family] = {
 }
 """``model_type`` of ``config.json`` -> family."""
 
+
 def sharding_rules(model: Any) -> tuple[tuple[str, PartitionSpec], ...]:
     """(regex on the path, specification) for the parameters of a model, adapters included.
 

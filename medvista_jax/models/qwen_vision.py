@@ -13,6 +13,7 @@ import numpy as np
 from medvista_jax.core.types import Array
 from medvista_jax.models.attention import attend
 from medvista_jax.models.blocks import rotary_frequencies, rotate
+from medvista_jax.models.vit import dense
 
 Windows = tuple[tuple[int, int], ...]
 """Runs of patches that see one another: for each run, how many windows stand in a row and how many patches each has."""
@@ -46,7 +47,7 @@ class VisionAttention(nn.Module):
     @nn.compact
     def __call__(self, x_NPE: Array, tables: tuple[Array, Array], windows: Windows | None = None) -> Array:
         count, patches, width = x_NPE.shape
-        qkv_NPE = nn.Dense(3 * width, name="qkv", dtype=x_NPE.dtype)(x_NPE)
+        qkv_NPE = dense(3 * width, "qkv", x_NPE)
         q_NPHD, k_NPHD, v_NPHD = (
             part.reshape(count, patches, self.heads, width // self.heads) for part in jnp.split(qkv_NPE, 3, axis=-1)
         )
@@ -60,4 +61,4 @@ class VisionAttention(nn.Module):
             mixed_MPE = attend(q_MPHD, k_MPHD.transpose(0, 2, 3, 1), v_MPHD.transpose(0, 2, 1, 3), None)
             parts.append(mixed_MPE.reshape(count, number * size, width))
             start = stop
-        return nn.Dense(width, name="proj", dtype=x_NPE.dtype)(jnp.concatenate(parts, axis=1))
+        return dense(width, "proj", jnp.concatenate(parts, axis=1))

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from medvista_jax.core.layout import constrain
 from medvista_jax.core.types import Array
 
 
@@ -18,6 +19,15 @@ def layer_norm(epsilon: float, name: str, x_NPE: Array) -> Array:
     0, and the faster formula would cancel.
     """
     return nn.LayerNorm(epsilon, use_fast_variance=False, name=name, dtype=x_NPE.dtype)(x_NPE)
+
+
+def dense(width: int, name: str, x_NPE: Array, use_bias: bool = True) -> Array:
+    """A Dense module inside a compact module, of the dtype of ``x``.
+
+    On a mesh every device takes some of the images through the whole tower: a layer's kernel, a few megabytes, is
+    gathered where the activations of all images would have to be exchanged.
+    """
+    return constrain(nn.Dense(width, use_bias, x_NPE.dtype, name=name)(x_NPE), "rows")
 
 
 def cut_patches(pixels_NChw: Array, patch: tuple[int, int]) -> Array:

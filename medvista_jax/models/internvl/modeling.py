@@ -22,7 +22,7 @@ from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig, RMSNorm
 from medvista_jax.models.hub_model import HubModel
 from medvista_jax.models.images import internvl_pixels
 from medvista_jax.models.inputs import BadInputs
-from medvista_jax.models.vit import cut_patches, layer_norm, resample_positions
+from medvista_jax.models.vit import cut_patches, dense, layer_norm, resample_positions
 from medvista_jax.models.vlm import Features
 
 QK_NORM_EPSILON = 1e-6
@@ -155,18 +155,17 @@ class VisionBlock(nn.Module):
 
     def _attention(self, x_NPE: Array) -> Array:
         c, (count, patches, width) = self.config, x_NPE.shape
-        q_NPE, k_NPE, v_NPE = (nn.Dense(width, c.qkv_bias, x_NPE.dtype, name=name)(x_NPE) for name in "qkv")
+        q_NPE, k_NPE, v_NPE = (dense(width, name, x_NPE, c.qkv_bias) for name in "qkv")
         if c.qk_norm:
             q_NPE = RMSNorm(QK_NORM_EPSILON, name="q_norm")(q_NPE)
             k_NPE = RMSNorm(QK_NORM_EPSILON, name="k_norm")(k_NPE)
         q_NPHD, k_NPHD, v_NPHD = (x.reshape(count, patches, c.heads, width // c.heads) for x in (q_NPE, k_NPE, v_NPE))
         mixed_NPE = attend(q_NPHD, k_NPHD.transpose(0, 2, 3, 1), v_NPHD.transpose(0, 2, 1, 3), None)
-        return nn.Dense(width, name="o", dtype=x_NPE.dtype)(mixed_NPE)
+        return dense(width, "o", mixed_NPE)
 
     def _feed_forward(self, x_NPE: Array) -> Array:
-        c, dtype = self.config, x_NPE.dtype
-        y_NPF = ACTIVATIONS[c.activation](nn.Dense(c.feed_forward, name="up", dtype=dtype)(x_NPE))
-        return nn.Dense(c.width, name="down", dtype=dtype)(y_NPF)
+        c = self.config
+        return dense(c.width, "down", ACTIVATIONS[c.activation](dense(c.feed_forward, "up", x_NPE)))
 
 
 class VisionTower(nn.Module):
@@ -184,7 +183,7 @@ class VisionTower(nn.Module):
         if c.mask_token:
             self.param("mask", normal, (1, 1, c.width))
         patches_NPD = cut_patches(pixels_NChw.astype(cls_11E.dtype), c.patch)
-        x_NPE = nn.Dense(c.width, name="patch", dtype=cls_11E.dtype)(patches_NPD)
+        x_NPE = dense(c.width, "patch", patches_NPD)
         x_NPE = jnp.concatenate([jnp.broadcast_to(cls_11E, (len(x_NPE), 1, c.width)), x_NPE], axis=1)
         if c.positions:
             table_1PE = self.param("position", normal, (1, 1 + known, c.width))
@@ -205,10 +204,10 @@ class Connector(nn.Module):
 
     @nn.compact
     def __call__(self, x_NPE: Array) -> Array:
-        c, dtype = self.config, x_NPE.dtype
+        c = self.config
         x_NLE = layer_norm(PROJECTOR_EPSILON, "norm", pixel_shuffle(x_NPE, c.merge))
-        x_NLE = ACTIVATIONS[c.activation](nn.Dense(c.decoder.width, name="up", dtype=dtype)(x_NLE))
-        return nn.Dense(c.decoder.width, name="down", dtype=dtype)(x_NLE)
+        x_NLE = ACTIVATIONS[c.activation](dense(c.decoder.width, "up", x_NLE))
+        return dense(c.decoder.width, "down", x_NLE)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig
 from medvista_jax.models.hub_model import HubModel, require_blocks
 from medvista_jax.models.images import normalise
 from medvista_jax.models.inputs import BadInputs
-from medvista_jax.models.vit import cut_patches, layer_norm, resample_positions
+from medvista_jax.models.vit import cut_patches, dense, layer_norm, resample_positions
 from medvista_jax.models.vlm import Features
 
 
@@ -87,7 +87,7 @@ class VisionBlock(nn.Module):
         count, length, width = x_NPE.shape
 
         def heads(name: str) -> Array:
-            y = nn.Dense(width, use_bias=c.qkv_bias, name=name, dtype=dtype)(y_NPE)
+            y = dense(width, name, y_NPE, c.qkv_bias)
             return y.reshape(count, length, c.heads, width // c.heads)
 
         def scaled(y_NPE: Array, name: str) -> Array:
@@ -96,11 +96,11 @@ class VisionBlock(nn.Module):
 
         y_NPE = layer_norm(c.norm_epsilon, "norm1", x_NPE)
         k_NHDP, v_NHPD = heads("key").transpose(0, 2, 3, 1), heads("value").transpose(0, 2, 1, 3)
-        y_NPE = nn.Dense(width, name="out", dtype=dtype)(attend(heads("query"), k_NHDP, v_NHPD, None))
+        y_NPE = dense(width, "out", attend(heads("query"), k_NHDP, v_NHPD, None))
         x_NPE = x_NPE + scaled(y_NPE, "scale1")
         y_NPE = layer_norm(c.norm_epsilon, "norm2", x_NPE)
-        y_NPF = ACTIVATIONS[c.activation](nn.Dense(c.feed_forward, name="up", dtype=dtype)(y_NPE))
-        return x_NPE + scaled(nn.Dense(width, name="down", dtype=dtype)(y_NPF), "scale2")
+        y_NPF = ACTIVATIONS[c.activation](dense(c.feed_forward, "up", y_NPE))
+        return x_NPE + scaled(dense(width, "down", y_NPF), "scale2")
 
 
 class VisionTower(nn.Module):
@@ -117,7 +117,7 @@ class VisionTower(nn.Module):
         class_11E = self.param("class_token", normal, (1, 1, c.width))
         dtype = table_1PE.dtype
         x_NPD = cut_patches(x_NhwC.transpose(0, 3, 1, 2).astype(dtype), (c.patch, c.patch))
-        x_NPE = nn.Dense(c.width, name="patch", dtype=dtype)(x_NPD)
+        x_NPE = dense(c.width, "patch", x_NPD)
         x_NPE = jnp.concatenate([jnp.broadcast_to(class_11E, (count, 1, c.width)).astype(dtype), x_NPE], axis=1)
         x_NPE = x_NPE + resample_positions(table_1PE, rows, columns)
         for i in range(c.layers):
@@ -136,9 +136,9 @@ class Connector(nn.Module):
         count, rows, columns, width = x_NYXE.shape
         x = x_NYXE.reshape(count, rows // c.merge, c.merge, columns // c.merge, c.merge, width)
         x_NLE = x.transpose(0, 1, 3, 2, 4, 5).reshape(count, -1, c.merge**2 * width)
-        x_NLE = nn.Dense(c.connector_width, name="up", dtype=x_NLE.dtype)(x_NLE)
+        x_NLE = dense(c.connector_width, "up", x_NLE)
         x_NLE = ACTIVATIONS[c.connector_activation](x_NLE)
-        return nn.Dense(c.decoder.width, name="down", dtype=x_NLE.dtype)(x_NLE)
+        return dense(c.decoder.width, "down", x_NLE)
 
 
 @dataclasses.dataclass(frozen=True)

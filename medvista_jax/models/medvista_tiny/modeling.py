@@ -16,7 +16,6 @@ from medvista_jax.models.adaptable import Adaptable
 from medvista_jax.models.blocks import Decoder, DecoderConfig, empty_cache
 from medvista_jax.models.vlm import Features, KVCache, mix_embeddings, sequential_positions
 
-
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     *decoder_params.RULES,
     (r"^(vision|connector)/(.*/)?(stem_fine|stem_in|up)/kernel$", PartitionSpec("fsdp", "tensor")),

@@ -17,6 +17,7 @@ from medvista_jax.core.types import Array, Params
 from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig, RMSNorm
 from medvista_jax.models.qwen_model import QwenModel
 from medvista_jax.models.qwen_vision import VisionAttention, Windows, axial_tables, merge_order
+from medvista_jax.models.vit import dense
 
 NORM_EPSILON = 1e-6
 
@@ -94,13 +95,13 @@ class VisionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x_NPE: Array, tables: tuple[Array, Array], windows: Windows) -> Array:
-        c, dtype = self.config, x_NPE.dtype
+        c = self.config
         y_NPE = RMSNorm(NORM_EPSILON, name="norm1")(x_NPE)
         x_NPE = x_NPE + VisionAttention(c.heads, name="attention")(y_NPE, tables, windows)
         y_NPE = RMSNorm(NORM_EPSILON, name="norm2")(x_NPE)
-        gate_NPF = ACTIVATIONS[c.activation](nn.Dense(c.feed_forward, name="gate", dtype=dtype)(y_NPE))
-        y_NPF = gate_NPF * nn.Dense(c.feed_forward, name="up", dtype=dtype)(y_NPE)
-        return x_NPE + nn.Dense(c.width, name="down", dtype=dtype)(y_NPF)
+        gate_NPF = ACTIVATIONS[c.activation](dense(c.feed_forward, "gate", y_NPE))
+        y_NPF = gate_NPF * dense(c.feed_forward, "up", y_NPE)
+        return x_NPE + dense(c.width, "down", y_NPF)
 
 
 class VisionTower(nn.Module):
@@ -116,7 +117,7 @@ class VisionTower(nn.Module):
         windows = tuple((count, cells * unit) for count, cells in windows)
         # Inside the tower patches stand in the order of the windows; the blocks of the merging stay together.
         order_P = (order_L[:, None] * unit + np.arange(unit)[None, :]).reshape(-1)
-        x_NPE = nn.Dense(c.width, use_bias=False, name="patch", dtype=patches_NPD.dtype)(patches_NPD[:, order_P])
+        x_NPE = dense(c.width, "patch", patches_NPD[:, order_P], use_bias=False)
         tables = axial_tables(row_P[order_P], column_P[order_P], c.width // c.heads, c.rope_theta)
         for i in range(c.layers):
             here = ((1, len(order_P)),) if i in c.full_attention else windows
@@ -131,11 +132,11 @@ class Connector(nn.Module):
 
     @nn.compact
     def __call__(self, x_NPE: Array) -> Array:
-        c, dtype = self.config, x_NPE.dtype
+        c = self.config
         wide = c.width * c.merge**2
         x_NLE = RMSNorm(NORM_EPSILON, name="norm")(x_NPE).reshape(x_NPE.shape[0], -1, wide)
-        x_NLE = jax.nn.gelu(nn.Dense(wide, name="up", dtype=dtype)(x_NLE), approximate=False)
-        return nn.Dense(c.out_width, name="down", dtype=dtype)(x_NLE)
+        x_NLE = jax.nn.gelu(dense(wide, "up", x_NLE), approximate=False)
+        return dense(c.out_width, "down", x_NLE)
 
 
 @dataclasses.dataclass(frozen=True)

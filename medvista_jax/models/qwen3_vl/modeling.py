@@ -17,7 +17,7 @@ from medvista_jax.core.types import Array, Params
 from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig
 from medvista_jax.models.qwen_model import QwenModel
 from medvista_jax.models.qwen_vision import VisionAttention, axial_tables, merge_order
-from medvista_jax.models.vit import layer_norm
+from medvista_jax.models.vit import dense, layer_norm
 from medvista_jax.models.vlm import place_features
 
 NORM_EPSILON = 1e-6
@@ -95,12 +95,12 @@ class VisionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x_NPE: Array, tables: tuple[Array, Array]) -> Array:
-        c, dtype = self.config, x_NPE.dtype
+        c = self.config
         y_NPE = layer_norm(NORM_EPSILON, "norm1", x_NPE)
         x_NPE = x_NPE + VisionAttention(c.heads, name="attention")(y_NPE, tables)
         y_NPE = layer_norm(NORM_EPSILON, "norm2", x_NPE)
-        y_NPF = ACTIVATIONS[c.activation](nn.Dense(c.feed_forward, name="up", dtype=dtype)(y_NPE))
-        return x_NPE + nn.Dense(c.width, name="down", dtype=dtype)(y_NPF)
+        y_NPF = ACTIVATIONS[c.activation](dense(c.feed_forward, "up", y_NPE))
+        return x_NPE + dense(c.width, "down", y_NPF)
 
 
 class Merger(nn.Module):
@@ -111,15 +111,15 @@ class Merger(nn.Module):
 
     @nn.compact
     def __call__(self, x_NPE: Array) -> Array:
-        c, dtype = self.config, x_NPE.dtype
+        c = self.config
         wide = c.width * c.merge**2
         if not self.norm_merged:
             x_NPE = layer_norm(NORM_EPSILON, "norm", x_NPE)
         x_NLE = x_NPE.reshape(x_NPE.shape[0], -1, wide)
         if self.norm_merged:
             x_NLE = layer_norm(NORM_EPSILON, "norm", x_NLE)
-        x_NLE = jax.nn.gelu(nn.Dense(wide, name="up", dtype=dtype)(x_NLE), approximate=False)
-        return nn.Dense(c.out_width, name="down", dtype=dtype)(x_NLE)
+        x_NLE = jax.nn.gelu(dense(wide, "up", x_NLE), approximate=False)
+        return dense(c.out_width, "down", x_NLE)
 
 
 class VisionTower(nn.Module):
@@ -134,7 +134,7 @@ class VisionTower(nn.Module):
         table_NE = self.param("position", nn.initializers.normal(0.02), (c.grid**2, c.width))
         index, weight = (part[row_P, column_P] for part in interpolation(*grid, c.grid))
         position_PE = jnp.sum(table_NE[index] * weight[..., None].astype(table_NE.dtype), axis=1)
-        x_NPE = nn.Dense(c.width, name="patch", dtype=table_NE.dtype)(patches_NPD.astype(table_NE.dtype))
+        x_NPE = dense(c.width, "patch", patches_NPD.astype(table_NE.dtype))
         x_NPE = x_NPE + position_PE[None]
         tables = axial_tables(row_P, column_P, c.width // c.heads, c.rope_theta)
         seen = []

@@ -1,0 +1,1 @@
+"""Programs for TPUs compiled without a TPU."""

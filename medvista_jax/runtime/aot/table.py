@@ -1,0 +1,52 @@
+"""Measured programs as lines to read and as the README's table."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from medvista_jax.runtime.aot.measure import Measured
+from medvista_jax.runtime.aot.plans import GIB
+
+
+def lines(m: Measured) -> list[str]:
+    """What one program takes, a chip."""
+    share = f", {m.cache / GIB:.2f} of it the KV cache" if m.cache else ""
+    flops = f"{m.flops / 1e12:.2f} TFLOP"
+    if m.model_flops:
+        flops += f", {m.flops / m.model_flops:.2f} times the model's"
+    if m.open_loops:
+        flops += f" ({m.open_loops} loops of unknown length counted once)"
+    moved = ", ".join(
+        f"{kind} {count:.0f} x, {size / GIB:.2f} GiB" for kind, (count, size) in sorted(m.collectives.items())
+    )
+    seconds = f", {m.optimal_seconds:.3f} s at best" if m.optimal_seconds is not None else ""
+    return [
+        f"  {m.program}: peak {m.peak / GIB:.2f} of {m.hbm / GIB:.0f} GiB a chip {'fits' if m.fits else 'DOES NOT FIT'}; "
+        f"arguments {m.arguments / GIB:.2f}, temporaries {m.temporaries / GIB:.2f}{share}",
+        f"    {flops}; {m.bytes_accessed / GIB:.1f} GiB accessed (bodies of loops once){seconds}; "
+        f"splash kernels {m.splash}",
+        f"    collectives: {moved or 'none'}",
+        f"    traced and lowered in {m.lower_seconds:.0f} s, compiled in {m.compile_seconds:.0f} s",
+    ]
+
+
+def table(results: dict[str, Any], date: datetime.date) -> str:
+    """Markdown: a row a plan."""
+    head = (
+        "| plan | mesh (data, fsdp, tensor) | peak of the step, GiB a chip | of | rollout beyond its cache, of a cache "
+        "| update, TFLOP a chip | times the model's | collectives of the update, GiB a chip | step compiled in |\n"
+        "| --- | --- | --: | --: | --: | --: | --: | --: | --: |"
+    )
+    rows = []
+    for name, result in results.items():
+        programs = result["programs"]
+        step, rollout, update = programs["step"], programs["rollout"], programs["update"]
+        beyond = (rollout["temporaries"] - rollout["cache"]) / rollout["cache"]
+        received = sum(size for _, size in update["collectives"].values())
+        rows.append(
+            f"| {name} | {', '.join(map(str, result['plan']['mesh']))} | {step['peak'] / GIB:.1f} "
+            f"| {step['hbm'] / GIB:.0f} | {beyond:.2f} | {update['flops'] / 1e12:.0f} | {update['flops'] / update['model_flops']:.2f} "
+            f"| {received / GIB:.0f} | {step['lower_seconds'] + step['compile_seconds']:.0f} s |"
+        )
+    return "\n".join([head, *rows, "", f"jax {next(iter(results.values()))['jax']}, {date.isoformat()}."])
