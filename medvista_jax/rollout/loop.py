@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from medvista_jax.core.layout import constrain, constrain_tree
+from medvista_jax.core.layout import constrain, constrain_tree, platform
 from medvista_jax.core.types import Array, Params, Question, Trajectory, Turns
 from medvista_jax.environment import gym
 from medvista_jax.environment.gym import Environment, EnvState
@@ -202,11 +202,15 @@ def read_lengths(cache: KVCache, turn_tokens: int, observation_slots: int, turns
     """How many slots of the cache a turn may have to read, ascending, the last: all of them.
 
     A step reads all slots of a static length, and most lie empty in the first turns. Each length is a decoding loop of
-    its own in the compiled program, so there are three at most, each at least a quarter shorter than the next.
+    its own in the compiled program, so there are three at most, each at least a quarter shorter than the next. On an
+    accelerator all are read: the part would be a copy, and memory is what a rollout there is short of.
     """
     slots = cache.valid_BS.shape[1]
     lengths = [slots]
-    if sum(leaf.size * leaf.dtype.itemsize for leaf in (*cache.keys, *cache.values)) > READ_WHOLE:
+    if (
+        platform() == "cpu"
+        and sum(leaf.size * leaf.dtype.itemsize for leaf in (*cache.keys, *cache.values)) > READ_WHOLE
+    ):
         for turn in range(1, turns):
             end = slots - turn * (turn_tokens + observation_slots)  # where the turn that is so far from the last ends
             if end <= 0.75 * lengths[-1] and len(lengths) < 3:

@@ -22,7 +22,8 @@ def lines(m: Measured) -> list[str]:
     )
     seconds = f", {m.optimal_seconds:.3f} s at best" if m.optimal_seconds is not None else ""
     return [
-        f"  {m.program}: peak {m.peak / GIB:.2f} of {m.hbm / GIB:.0f} GiB a chip {'fits' if m.fits else 'DOES NOT FIT'}; "
+        f"  {m.program}: peak {m.peak / GIB:.2f} of {m.hbm / GIB:.0f} GiB a chip: "
+        f"{'fits' if m.fits else 'DOES NOT FIT'}; "
         f"arguments {m.arguments / GIB:.2f}, temporaries {m.temporaries / GIB:.2f}{share}",
         f"    {flops}; {m.bytes_accessed / GIB:.1f} GiB accessed (bodies of loops once){seconds}; "
         f"splash kernels {m.splash}",
@@ -46,7 +47,8 @@ def table(results: dict[str, Any], date: datetime.date) -> str:
         received = sum(size for _, size in update["collectives"].values())
         rows.append(
             f"| {name} | {', '.join(map(str, result['plan']['mesh']))} | {step['peak'] / GIB:.1f} "
-            f"| {step['hbm'] / GIB:.0f} | {beyond:.2f} | {update['flops'] / 1e12:.0f} | {update['flops'] / update['model_flops']:.2f} "
-            f"| {received / GIB:.0f} | {step['lower_seconds'] + step['compile_seconds']:.0f} s |"
+            f"| {step['hbm'] / GIB:.0f} | {beyond:.2f} | {update['flops'] / 1e12:.0f} "
+            f"| {update['flops'] / update['model_flops']:.2f} | {received / GIB:.0f} "
+            f"| {step['lower_seconds'] + step['compile_seconds']:.0f} s |"
         )
     return "\n".join([head, *rows, "", f"jax {next(iter(results.values()))['jax']}, {date.isoformat()}."])
