@@ -121,7 +121,11 @@ def _without(rules: Rules, axis: str) -> Rules:
         kept = tuple(name for name in (axes if isinstance(axes, tuple) else (axes,)) if name not in (None, axis))
         return kept or None
 
-    return tuple((pattern, PartitionSpec(*map(entry, spec))) for pattern, spec in rules)
+    without = lambda spec: PartitionSpec(*map(entry, spec))  # noqa: E731
+    return tuple(
+        (pattern, without(where) if isinstance(where, PartitionSpec) else tuple(map(without, where)))
+        for pattern, where in rules
+    )
 
 
 def _specification(path: Any, leaf: Any, rules: Rules, mesh: Any) -> PartitionSpec:

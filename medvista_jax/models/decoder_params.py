@@ -9,16 +9,18 @@ from jax.sharding import PartitionSpec
 
 from medvista_jax.models.blocks import ACTIVATIONS, DecoderConfig
 from medvista_jax.models.names import Entry, Layout
+from medvista_jax.runtime.sharding import Rules
 
-RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    (r"^decoder/(embedding|head)$", PartitionSpec("tensor", "fsdp")),
+RULES: Rules = (
+    # Some vocabularies are odd; their tables are cut by width.
+    (r"^decoder/(embedding|head)$", (PartitionSpec("tensor", "fsdp"), PartitionSpec(None, ("fsdp", "tensor")))),
     (r"^decoder/.*/(q|k|v|gate|up)/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"^decoder/.*/(q|k|v|gate|up)/bias$", PartitionSpec("tensor")),
     (r"^decoder/.*/(o|down)/kernel$", PartitionSpec("tensor", "fsdp")),
 )
 """(regex on the path, specification): column-parallel in, row-parallel out (Megatron, arXiv 1909.08053)."""
 
-ADAPTER_RULES: tuple[tuple[str, PartitionSpec], ...] = (
+ADAPTER_RULES: Rules = (
     (r"/(o|out|proj|down)/kernel_lora_a$", PartitionSpec("tensor", None)),
     (r"/(o|out|proj|down)/kernel_lora_b$", PartitionSpec(None, "fsdp")),
     (r"/kernel_lora_a$", PartitionSpec("fsdp", None)),

@@ -9,14 +9,13 @@ import types
 from pathlib import Path
 from typing import Any
 
-from jax.sharding import PartitionSpec
-
 from medvista_jax.models.decoder_params import ADAPTER_RULES
 from medvista_jax.models.medvista_tiny.modeling import RULES as TINY_RULES
 from medvista_jax.models.medvista_tiny.modeling import MedVistaTiny
 from medvista_jax.models.names import Entry
 from medvista_jax.models.preprocess.hub_config import levels_of
 from medvista_jax.models.tensor_files import BadCheckpoint, check_folder, read_json
+from medvista_jax.runtime.sharding import Rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ FAMILIES: dict[str, Family] = {
 """``model_type`` of ``config.json`` -> family."""
 
 
-def sharding_rules(model: Any) -> tuple[tuple[str, PartitionSpec], ...]:
+def sharding_rules(model: Any) -> Rules:
     """(regex on the path, specification) for the parameters of a model, adapters included.
 
     Raises:

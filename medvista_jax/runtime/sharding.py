@@ -24,7 +24,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from medvista_jax.runtime.mesh import AXES
 
-Rules = Sequence[tuple[str, PartitionSpec]]
+Rules = Sequence[tuple[str, PartitionSpec | tuple[PartitionSpec, ...]]]
+"""(regex, where to), or several places: the first whose axes all divide counts, the first of all where none does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +64,14 @@ def place(path: str, leaf: Any, rules: Rules, mesh: Mesh | AbstractMesh) -> Plac
     Raises:
       ValueError: the rule has more entries than the leaf has dimensions, or an axis that no mesh has.
     """
-    shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
     rule, wanted = next(((r, s) for r, s in rules if re.search(r, path)), (None, PartitionSpec()))
+    choices = (wanted,) if isinstance(wanted, PartitionSpec) else wanted
+    placements = [_place(path, leaf, rule, choice, mesh) for choice in choices]
+    return next((placement for placement in placements if not placement.dropped), placements[0])
+
+
+def _place(path: str, leaf: Any, rule: str | None, wanted: PartitionSpec, mesh: Mesh | AbstractMesh) -> Placement:
+    shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
     if len(wanted) > len(shape):
         raise ValueError(f"the sharding rule {rule!r} has {len(wanted)} entries, {path} has shape {shape}")
     entries: list[Any] = []

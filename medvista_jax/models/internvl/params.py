@@ -12,8 +12,9 @@ from medvista_jax.models.blocks import ACTIVATIONS
 from medvista_jax.models.decoder_params import decoder_entries, dense_entries, norm_entries
 from medvista_jax.models.internvl.modeling import InternVLConfig, VisionConfig
 from medvista_jax.models.names import Entry, Layout
+from medvista_jax.runtime.sharding import Rules
 
-RULES: tuple[tuple[str, PartitionSpec], ...] = (
+RULES: Rules = (
     *decoder_params.RULES,
     (r"^vision/.*/(q|k|v|up)/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"^vision/.*/(o|down)/kernel$", PartitionSpec("tensor", "fsdp")),
@@ -21,8 +22,8 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"^connector/up/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"^connector/down/kernel$", PartitionSpec("tensor", "fsdp")),
     (r"^connector/up/bias$", PartitionSpec("tensor")),
-    (r"^vision/patch/kernel$", PartitionSpec("fsdp", "tensor")),
-    (r"^vision/position$", PartitionSpec(None, None, "tensor")),
+    (r"^vision/patch/kernel$", (PartitionSpec("fsdp", "tensor"), PartitionSpec(None, ("fsdp", "tensor")))),
+    (r"^vision/position$", PartitionSpec(None, None, ("fsdp", "tensor"))),
 )
 """(regex on the path, specification); the first that is found counts."""
 

@@ -17,8 +17,9 @@ from medvista_jax.models.blocks import ACTIVATIONS
 from medvista_jax.models.decoder_params import decoder_entries, dense_entries, norm_entries
 from medvista_jax.models.medvista_smol.modeling import MedVistaSmolConfig, VisionConfig
 from medvista_jax.models.names import Entry, Layout
+from medvista_jax.runtime.sharding import Rules
 
-RULES: tuple[tuple[str, PartitionSpec], ...] = (
+RULES: Rules = (
     *decoder_params.RULES,
     (r"^(vision|connector)/(.*/)?(query|key|value|up|patch)/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"^(vision|connector)/(.*/)?(query|key|value|up)/bias$", PartitionSpec("tensor")),

@@ -15,8 +15,9 @@ from medvista_jax.models import decoder_params
 from medvista_jax.models.adaptable import Adaptable
 from medvista_jax.models.blocks import Decoder, DecoderConfig, empty_cache
 from medvista_jax.models.vlm import Features, KVCache, mix_embeddings, sequential_positions
+from medvista_jax.runtime.sharding import Rules
 
-RULES: tuple[tuple[str, PartitionSpec], ...] = (
+RULES: Rules = (
     *decoder_params.RULES,
     (r"^(vision|connector)/(.*/)?(stem_fine|stem_in|up)/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"^(vision|connector)/(.*/)?(stem_out|down)/kernel$", PartitionSpec("tensor", "fsdp")),

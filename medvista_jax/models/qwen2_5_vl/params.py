@@ -12,8 +12,9 @@ from medvista_jax.models.blocks import ACTIVATIONS
 from medvista_jax.models.decoder_params import decoder_entries, dense_entries, norm_entries
 from medvista_jax.models.names import Entry, Layout
 from medvista_jax.models.qwen2_5_vl.modeling import Qwen25VLConfig, VisionConfig
+from medvista_jax.runtime.sharding import Rules
 
-RULES: tuple[tuple[str, PartitionSpec], ...] = (
+RULES: Rules = (
     *decoder_params.RULES,
     (r"^(vision|connector)/(.*/)?(qkv|gate|up)/kernel$", PartitionSpec("fsdp", "tensor")),
     (r"^(vision|connector)/(.*/)?(proj|down)/kernel$", PartitionSpec("tensor", "fsdp")),

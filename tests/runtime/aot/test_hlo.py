@@ -30,7 +30,7 @@ HloModule jit_f, entry_computation_layout={(f32[8,16]{1,0})->f32[8,4]{1,0}}
 }
 
 %open_body (arg: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
-  %w.2 = (s32[], f32[8,16]{1,0}) while(%arg), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %w.2 = (s32[]) while(%arg), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
   ROOT %t.2 = (s32[], f32[8,16]{1,0}) tuple(%i, %x)
 }
 

@@ -1,0 +1,42 @@
+"""Every family on eight emulated devices: tokens, losses and updated parameters are those of one device."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from medvista_jax.models.families import sharding_rules
+from medvista_jax.runtime.aot.plans import MODELS, PLANS
+from medvista_jax.runtime.mesh import AXES, abstract_mesh
+from medvista_jax.runtime.sharding import accidents, tree_placements
+from tests.meshes.families import FAMILIES
+
+SHAPES = [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 1, 8)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eight_devices_agree_with_one(family):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.meshes.worker", family]
+    run = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=900)
+    assert run.returncode == 0, run.stderr[-3000:]
+    alone, *found = map(json.loads, run.stdout.splitlines())
+    assert alone["moved"] > 1e-3 and alone["views"] > 8  # something was learnt, and somebody zoomed
+    assert [tuple(one["shape"]) for one in found] == SHAPES
+    for one in found:
+        assert one["tokens"] == 0, one
+        # Sums over parts round in another order: float32, logits of unit size.
+        assert one["logprobs"] < 1e-5 and one["loss"] < 1e-5, one
+        assert one["grad_norm"] < 1e-5 and one["params"] < 1e-5, one
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, *sorted({plan.mesh for plan in PLANS.values()})])
+@pytest.mark.parametrize("name", MODELS)
+def test_no_large_parameter_lies_whole_by_accident(name, shape):
+    model, mesh = MODELS[name](), abstract_mesh(dict(zip(AXES, shape, strict=True)))
+    placements = tree_placements(sharding_rules(model), model.abstract_params(), mesh)
+    assert accidents(placements, mesh) == []
