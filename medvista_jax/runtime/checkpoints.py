@@ -12,6 +12,8 @@ import gc
 import json
 import logging
 import sys
+import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +29,7 @@ from medvista_jax.runtime.disk import DiskError, is_full, is_remote, require_wri
 from medvista_jax.runtime.leaves import checksums, is_key, leaf_paths
 
 MISMATCH_LINES = 20
+LATE_READS_SECONDS = 0.2
 COMMITTED = "commit_success.txt"
 """The last file that Orbax writes into a checkpoint, before it gets its final name."""
 
@@ -307,14 +310,16 @@ def compare_leaves(saved: dict[str, str], wanted: dict[str, str]) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Swallows the tracebacks that Orbax's abandoned coroutines print when a file cannot be read; the exception itself
-    is raised all the same."""
+    """Swallows the tracebacks that Orbax's abandoned reads print when a file cannot be read, some of them from threads
+    a moment later; the exception itself is raised all the same."""
     before = sys.unraisablehook
     try:
         yield
     except Exception:
         sys.unraisablehook = lambda unraisable: None
-        gc.collect()
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()
+        time.sleep(LATE_READS_SECONDS)
         raise
     finally:
         sys.unraisablehook = before

@@ -41,7 +41,7 @@ class Draws:
 
 
 class Queue:
-    """Draws above 90 wait here for a later batch; its state is JSON."""
+    """Draws above 60 wait here for a later batch; its state is JSON."""
 
     def __init__(self) -> None:
         self.waiting: list[int] = []
@@ -85,10 +85,10 @@ def stage(steps: int, **changed: Any) -> Stage:
 
     def batch(number: int) -> np.ndarray:
         drawn = next(draws).tolist()
-        queue.waiting += [number for number in drawn if number > 90]
-        used = [number for number in drawn if number <= 90]
+        used = [number for number in drawn if number <= 60]
         while len(used) < BATCH:
             used.append(queue.waiting.pop(0) if queue.waiting else 0)
+        queue.waiting += [number for number in drawn if number > 60]
         return np.cos(np.outer(used, np.arange(1, 7))).astype(np.float32)
 
     whole = Stage("small", steps, "of the test", step, batch, save_every=5, carried={"data": draws, "queue": queue})
