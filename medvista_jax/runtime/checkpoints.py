@@ -73,6 +73,9 @@ class Checkpoints:
         self.keep = keep
         self._say = say or logging.getLogger(__name__).warning
         require_writable(self.folder)
+        # To read with. The manager's own restore ends in a barrier, which a process that cannot read its shards would
+        # not reach: the others would hang.
+        self._arrays, self._json = ocp.StandardCheckpointHandler(), ocp.JsonCheckpointHandler()
         self._manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -191,6 +194,9 @@ class Checkpoints:
         with self._explained():
             self._manager.close()
 
+    def _folder_of(self, step: int) -> epath.Path:
+        return epath.Path(self.folder) / str(step)
+
     def _undamaged(self, step: int | None, read: Callable[[int], Any]) -> Any:
         """``read(step)``, or of the newest step that can be read; those that cannot are set aside."""
         steps = self.steps()
@@ -215,9 +221,9 @@ class Checkpoints:
 
     def _about(self, step: int) -> dict[str, Any]:
         with self._reading(step):
-            if not (epath.Path(self.folder) / str(step) / COMMITTED).exists():
+            if not (self._folder_of(step) / COMMITTED).exists():
                 raise _Damaged(f"it has no {COMMITTED}: a copy that was cut short")
-            about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore())).about
+            about = self._json.restore(self._folder_of(step) / "about", args=ocp.args.JsonRestore())
             # Checkpoints from before there were checksums have none to compare.
             crc32 = about.pop("crc32", None)
             if crc32 is not None and crc32 != _crc32(about):
@@ -232,7 +238,9 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {step} in {self.folder} does not fit the tree asked for:\n{difference}")
         target = {path: _target(leaf) for path, leaf in wanted.items()}
         with self._reading(step):
-            flat = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))).state
+            flat = self._arrays.restore(self._folder_of(step) / "state", args=ocp.args.StandardRestore(target))
+        # Apart, since all processes take part in a checksum: first they agree that each of them could read its shards.
+        with self._reading(step):
             if saved := about.get("checksums"):
                 changed = [path for path, number in checksums(flat).items() if number != saved[path]]
                 if changed:
@@ -253,14 +261,15 @@ class Checkpoints:
         except Exception as error:  # Orbax raises a plain Exception for a data file that is missing
             if _is_no_damage(error):
                 raise
-            why = str(error).partition("\n")[0][:200] or type(error).__name__
+            first_line = str(error).partition("\n")[0].partition(". See full")[0]
+            why = f"{type(error).__name__}: {first_line[:200]}"
         if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(why is not None)).any():
             why = why or "another process could not read it"
         if why is not None:
             raise _Damaged(why)
 
     def _set_aside(self, step: int, why: str) -> None:
-        place = epath.Path(self.folder) / str(step)
+        place = self._folder_of(step)
         name = f"{step}.damaged"
         if jax.process_index() == 0:
             count = 1

@@ -122,7 +122,7 @@ def test_want_of_memory_or_permission_is_no_damage(folder, monkeypatch, trouble)
         raise trouble
 
     with Checkpoints(folder) as checkpoints:
-        monkeypatch.setattr(checkpoints._manager, "restore", refuse)
+        monkeypatch.setattr(checkpoints._arrays, "restore", refuse)
         with pytest.raises(type(trouble)):
             checkpoints.restore(tree_of(0))
         assert checkpoints.steps() == [10, 20, 30]

@@ -86,6 +86,13 @@ def test_the_first_signal_decides_the_exit_status():
             stopped = interrupts.stopped("stopped after step 3")
         assert isinstance(stopped, Interrupted)
         assert (stopped.args[0], stopped.exit_code) == ("stopped after step 3", code)
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        assert interrupts.stopped("impatient").exit_code == 143
 
 
 def test_handlers_are_put_back():
