@@ -70,7 +70,6 @@ class Checkpoints:
         logger = logging.getLogger("absl")
         logger.setLevel(max(logger.level, logging.CRITICAL))
         self.folder = str(folder) if is_remote(folder) else str(Path(folder).resolve())
-        self.keep = keep
         self._say = say or logging.getLogger(__name__).warning
         require_writable(self.folder)
         # To read with. The manager's own restore ends in a barrier, which a process that cannot read its shards would

@@ -66,9 +66,14 @@ class Interrupts:
         threading.Thread(target=self._watch, name="interrupts", daemon=True).start()
         return self
 
+    @property
+    def exit_code(self) -> int:
+        """Status to end with, by the signal that came first; 0 as long as none came."""
+        return EXIT_CODES[signal.Signals(self._first)] if self.requested else 0
+
     def stopped(self, where: str) -> Interrupted:
-        """The exception to raise once everything is saved; its exit status tells which signal came first."""
-        return Interrupted(where, EXIT_CODES[signal.Signals(self._first)])
+        """The exception to raise once everything is saved."""
+        return Interrupted(where, self.exit_code)
 
     def __exit__(self, *error: object) -> None:
         if not self._active:
@@ -111,4 +116,4 @@ class Interrupts:
             if not self._raised.wait(0.2):
                 _thread.interrupt_main()
             if not self._raised.wait(GRACE_SECONDS) and self._active:
-                os._exit(EXIT_CODES[signal.Signals(self._first)])
+                os._exit(self.exit_code)

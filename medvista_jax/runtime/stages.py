@@ -21,6 +21,7 @@ from medvista_jax.runtime.interrupt import Interrupted, Interrupts
 from medvista_jax.runtime.leaves import is_key
 from medvista_jax.runtime.metrics import MetricsLog
 from medvista_jax.runtime.progress import Progress
+from medvista_jax.runtime.vote import StopVote
 
 __all__ = ["Interrupted", "NotFinite", "Stage", "Stateful", "fingerprint", "run_stage"]
 
@@ -93,6 +94,7 @@ def run_stage(
 
     A finished stage of the same identity is reused. An unfinished one goes on where it was when ``resume`` is set, and
     starts over otherwise. A resumed stage ends with the parameters and the metrics of an unbroken one, bit for bit.
+    Several processes call it together; a signal to one of them stops all after the same step.
 
     Args:
       state: before the first step.
@@ -130,14 +132,14 @@ class _Running:
     def run(self, state: Any, done: int) -> Any:
         """From ``done`` steps to the end."""
         stage = self.stage
-        check = FiniteCheck(state)
+        check, vote = FiniteCheck(state), StopVote()
         pending: dict[str, Any] | None = None
         for number in range(done, stage.steps):
             state, values = stage.step(state, stage.batch(number))
             self.record(number, pending, state, check)
             pending = values
             last = number + 1 == stage.steps
-            stop = self.interrupts.requested and not last
+            stop = 0 if last else vote.cast(self.interrupts.exit_code)
             if last or stop or (number + 1) % stage.save_every == 0:
                 self.record(number + 1, pending, state, check)
                 pending = None
@@ -146,7 +148,7 @@ class _Running:
                 self.checkpoints.check()
             if stop:
                 self.checkpoints.wait()
-                raise self.interrupts.stopped(f"stopped in stage {stage.name} after step {number + 1} of {stage.steps}")
+                raise Interrupted(f"stopped in stage {stage.name} after step {number + 1} of {stage.steps}", stop)
         return state
 
     def record(self, number: int, values: dict[str, Any] | None, state: Any, check: FiniteCheck) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +95,15 @@ def stage(steps: int, **changed: Any) -> Stage:
 
 
 def train(
-    out: Path, one: Stage, resume: bool = False, before: Callable[[], None] = lambda: None, state: Any = None
+    out: Path, one: Stage, resume: bool = False, state: Any = None, writes: bool = True
 ) -> tuple[TrainState, str]:
     """The state at the end, and what was said."""
     said = io.StringIO()
     with (
         Interrupts() as interrupts,
         Progress(stream=said, live=False) as progress,
-        MetricsLog(out / "metrics.jsonl") as metrics,
+        MetricsLog(out / "metrics.jsonl", writes) as metrics,
     ):
-        before()
         state = run_stage(
             one,
             initial() if state is None else state,

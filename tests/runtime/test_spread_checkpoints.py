@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from medvista_jax.runtime.metrics import read_metrics
+
 ROOT = Path(__file__).resolve().parents[2]
 
 ON_A_MESH = """
@@ -82,6 +84,31 @@ with Checkpoints(folder, keep=2, say=said.append) as checkpoints:
 print(rank, len(said))
 """
 
+ONE_IS_ASKED_TO_STOP = """
+import os, signal, sys
+from pathlib import Path
+import jax
+rank, port, out = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, rank)
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from medvista_jax.runtime.stages import Interrupted
+from tests import tiny
+from tests.runtime.small_training import initial, stage, train
+
+everywhere = NamedSharding(Mesh(np.array(jax.devices()), ("d",)), P())
+fresh = lambda: jax.jit(initial, out_shardings=everywhere)()
+whole, _ = train(out / "whole", stage(12), state=fresh(), writes=rank == 0)
+one = stage(12)
+batch = one.batch
+one.batch = lambda number: (rank == number == 1 and os.kill(os.getpid(), signal.SIGTERM), batch(number))[1]
+try:
+    train(out / "broken", one, state=fresh(), writes=rank == 0)
+except Interrupted as stop:
+    state, said = train(out / "broken", stage(12), state=fresh(), resume=True, writes=rank == 0)
+    print(stop.exit_code, stop.args[0], "the same" if tiny.same_bits(state, whole) else "another end", sep="|")
+"""
+
 
 def start(code: str, devices: int, *arguments: object) -> subprocess.Popen[str]:
     flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
@@ -98,14 +125,29 @@ def test_a_sharded_state_goes_on_where_it_lay(tmp_path):
     assert process.returncode == 0 and out.split("\n")[-2] == "the same", err[-3000:]
 
 
-@pytest.mark.slow
-def test_two_processes_write_read_and_step_back_together(tmp_path):
+def two(code: str, folder: Path) -> list[str]:
+    """The last line that each of two processes prints."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [start(TWO_PROCESSES, 2, rank, port, tmp_path / "run") for rank in (0, 1)]
+    processes = [start(code, 2, rank, port, folder) for rank in (0, 1)]
     ends = [process.communicate(timeout=120) for process in processes]
-    for rank, (process, (out, err)) in enumerate(zip(processes, ends, strict=True)):
+    for process, (_, err) in zip(processes, ends, strict=True):
         assert process.returncode == 0, err[-3000:]
-        # The damage is told once.
-        assert out.split("\n")[-2] == f"{rank} {1 - rank}"
+    return [out.split("\n")[-2] for out, _ in ends]
+
+
+@pytest.mark.slow
+def test_two_processes_write_read_and_step_back_together(tmp_path):
+    # The damage is told once.
+    assert two(TWO_PROCESSES, tmp_path / "run") == ["0 1", "1 0"]
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_after_the_same_step(tmp_path):
+    first, second = two(ONE_IS_ASKED_TO_STOP, tmp_path)
+    # Asked in step 2, known to all one step later.
+    assert first == second == "143|stopped in stage small after step 3 of 12|the same"
+    lines = read_metrics(tmp_path / "broken" / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [line["loss"] for line in lines] == [line["loss"] for line in read_metrics(tmp_path / "whole/metrics.jsonl")]
