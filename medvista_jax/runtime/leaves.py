@@ -117,12 +117,20 @@ def count_nonfinite(leaves: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         for path, leaf in leaves.items()
         if isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)
     }
-    counts = survey(floating, lambda values: np.array([np.isnan(values).sum(), np.isinf(values).sum()]), _nonfinite)
-    return {path: (int(count[0]), int(count[1])) for path, count in counts.items() if count.any()}
+    # One pass finds the leaves that have any; only these are read again to tell the kinds apart.
+    odd = survey(floating, lambda values: ~np.isfinite(values).all(), _any_nonfinite)
+    found = {path: floating[path] for path in floating if odd[path]}
+    kinds = survey(found, lambda values: np.array([np.isnan(values).sum(), np.isinf(values).sum()]), _kinds)
+    return {path: (int(count[0]), int(count[1])) for path, count in kinds.items()}
 
 
 @jax.jit
-def _nonfinite(values: jax.Array) -> jax.Array:
+def _any_nonfinite(values: jax.Array) -> jax.Array:
+    return ~jnp.all(jnp.isfinite(values))
+
+
+@jax.jit
+def _kinds(values: jax.Array) -> jax.Array:
     return nan_and_inf(values)
 
 
