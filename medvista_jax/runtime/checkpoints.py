@@ -22,7 +22,6 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from jax.experimental import multihost_utils
 
 from medvista_jax.runtime.disk import DiskError, is_full, is_remote, require_writable
@@ -176,7 +175,7 @@ class Checkpoints:
 
     def damaged(self) -> list[str]:
         """Names of the checkpoints that were set aside in the folder."""
-        return sorted(path.name for path in epath.Path(self.folder).iterdir() if ".damaged" in path.name)
+        return sorted(path.name for path in self._manager.directory.iterdir() if ".damaged" in path.name)
 
     def wait(self) -> None:
         """Blocks until the writing is done; raises what went wrong in it."""
@@ -193,8 +192,9 @@ class Checkpoints:
         with self._explained():
             self._manager.close()
 
-    def _folder_of(self, step: int) -> epath.Path:
-        return epath.Path(self.folder) / str(step)
+    def _folder_of(self, step: int) -> Any:
+        """An ``epath.Path``, which reads buckets too."""
+        return self._manager.directory / str(step)
 
     def _undamaged(self, step: int | None, read: Callable[[int], Any]) -> Any:
         """``read(step)``, or of the newest step that can be read; those that cannot are set aside."""

@@ -196,7 +196,7 @@ class _Running:
         """Says what the last good state is."""
         self.checkpoints.wait()
         latest = self.checkpoints.latest()
-        if latest is None:
+        if latest is None or self.checkpoints.metadata(latest).get("identity") != self.stage.identity:
             return "no checkpoint of this stage was written before it."
         return f"the last good state is checkpoint {latest} in {self.checkpoints.folder}."
 
@@ -215,9 +215,14 @@ def _find(stage: Stage, state: Any, checkpoints: Checkpoints, resume: bool) -> t
             f"every checkpoint of this run in {checkpoints.folder} is damaged ({', '.join(checkpoints.damaged())}); "
             f"checkpoint {done} is of a run with other settings. Remove the folder to begin anew."
         )
-    for name, carried in (checkpoints.local(done) or {}).items():
-        if name in stage.carried:
-            stage.carried[name].set_state(_decoded(carried))
+    carried = checkpoints.local(done) or {}
+    if set(carried) != set(stage.carried):
+        raise CheckpointError(
+            f"checkpoint {done} in {checkpoints.folder} carries {', '.join(sorted(carried)) or 'nothing'}, "
+            f"the stage {', '.join(sorted(stage.carried)) or 'nothing'}: it could not go on as it would have."
+        )
+    for name, one in stage.carried.items():
+        one.set_state(_decoded(carried[name]))
     # Checkpoints from before records were counted: a step wrote one.
     return done, jax.tree.map(_as_committed, state, restored), metadata.get("records", done)
 

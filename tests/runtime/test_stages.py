@@ -66,9 +66,16 @@ def test_what_is_carried_decides_the_result(tmp_path, whole, lost):
     with pytest.raises(Interrupted):
         train(tmp_path, ask_to_stop(stage(12), 7))
     one = stage(12)
-    one.carried = {name: carried for name, carried in one.carried.items() if name != lost}
+    one.carried[lost].set_state = lambda state: None
     state, _ = train(tmp_path, one, resume=True)
     assert not tiny.same_bits(state, whole[0])
+
+
+def test_a_checkpoint_that_carries_something_else_is_refused(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path, ask_to_stop(stage(12), 7))
+    with pytest.raises(CheckpointError, match="checkpoint 7 in .* carries data, queue, the stage nothing"):
+        train(tmp_path, stage(12, carried={}), resume=True)
 
 
 def test_records_behind_the_checkpoint_go_and_other_stages_keep_theirs(tmp_path, whole):
@@ -191,6 +198,7 @@ def test_a_step_with_nan_stops_and_is_not_saved(tmp_path, whole, at):
 
 
 def test_before_the_first_checkpoint_there_is_none_to_name(tmp_path):
+    train(tmp_path, stage(5, identity="of another"))  # whose checkpoint is not this stage's last good state
     with pytest.raises(NotFinite, match="no checkpoint of this stage was written before it"):
         train(tmp_path, poisoned(stage(12), 2))
 
