@@ -131,7 +131,11 @@ def two(code: str, folder: Path) -> list[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [start(code, 2, rank, port, folder) for rank in (0, 1)]
-    ends = [process.communicate(timeout=120) for process in processes]
+    try:
+        ends = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     for process, (_, err) in zip(processes, ends, strict=True):
         assert process.returncode == 0, err[-3000:]
     return [out.split("\n")[-2] for out, _ in ends]
