@@ -28,7 +28,7 @@ from medvista_jax.runtime.disk import DiskError, is_full, is_remote, require_wri
 from medvista_jax.runtime.leaves import checksums, is_key, leaf_paths
 
 MISMATCH_LINES = 20
-LATE_READS_SECONDS = 0.2
+LATE_READS_SECONDS = 0.5
 COMMITTED = "commit_success.txt"
 """The last file that Orbax writes into a checkpoint, before it gets its final name."""
 
