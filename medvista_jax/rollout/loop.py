@@ -33,6 +33,7 @@ from medvista_jax.models.vlm import (
     write_slots,
 )
 from medvista_jax.rollout.decode import Forced, Voice, decode_step, open_turn, unconstrained
+from medvista_jax.rollout.encode import encode_images
 from medvista_jax.rollout.pool import encode_originals
 from medvista_jax.rollout.record import (
     Record,
@@ -346,8 +347,7 @@ def encode_views(
         with jax.named_scope("tool"):
             pixels_BhwC = gym.render_views(environment, state.bank, state.views, slot_B)
         with jax.named_scope("encode"):
-            # No product over ``tensor`` takes part in what a row looks like: every device encodes some.
-            fresh = spread_features(model.encode_images(params, constrain(pixels_BhwC, "rows")))
+            fresh = encode_images(model, params, pixels_BhwC)
             return jax.tree.map(lambda old, new: _put_slot(old, new, slot_B), features, fresh)
 
     return jax.lax.cond(jnp.any(slot_B >= 0), encode, lambda features: features, features)

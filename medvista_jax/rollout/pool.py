@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from medvista_jax.core.layout import constrain
 from medvista_jax.core.types import Array, Params, Question
 from medvista_jax.environment import gym
 from medvista_jax.environment.gym import Environment
-from medvista_jax.models.vlm import Features, KVCache, VisionLanguageModel, spread_features
+from medvista_jax.models.vlm import Features, KVCache, VisionLanguageModel
+from medvista_jax.rollout.encode import encode_images
 
 
 @struct.dataclass
@@ -74,8 +74,7 @@ def encode_originals(model: VisionLanguageModel, params: Params, environment: En
     """Features of the original images: leaves ``[P, O, L, …]``."""
     with jax.named_scope("encode"):
         pixels_POhwC = gym.render_originals(environment, bank)
-        pixels_NhwC = constrain(pixels_POhwC.reshape((-1,) + pixels_POhwC.shape[2:]), "rows")
-        flat = spread_features(model.encode_images(params, pixels_NhwC))
+        flat = encode_images(model, params, pixels_POhwC.reshape((-1,) + pixels_POhwC.shape[2:]))
         return jax.tree.map(lambda x: x.reshape(pixels_POhwC.shape[:2] + x.shape[1:]), flat)
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from medvista_jax.core.layout import constrain
 from medvista_jax.core.types import Array, Question, Trajectory
 from medvista_jax.environment import gym
 from medvista_jax.environment.gym import Environment
-from medvista_jax.models.vlm import VisionLanguageModel, spread_features
+from medvista_jax.models.vlm import VisionLanguageModel
+from medvista_jax.rollout.encode import encode_images
 from medvista_jax.rollout.loop import Script
 from medvista_jax.rollout.record import empty_record, empty_turns, finish, total_slots, write, write_turn
 
@@ -93,6 +93,5 @@ def _put_views(environment: Environment, state: gym.EnvState, slot_B: Array, pix
 def encode_slots(model: VisionLanguageModel, params, pixels_BIhwC: Array):
     """Features of every image slot: leaves ``[B, I, L, …]``."""
     lead = pixels_BIhwC.shape[:2]
-    flat = model.encode_images(params, constrain(pixels_BIhwC.reshape((-1,) + pixels_BIhwC.shape[2:]), "rows"))
-    flat = spread_features(flat)
+    flat = encode_images(model, params, pixels_BIhwC.reshape((-1,) + pixels_BIhwC.shape[2:]))
     return jax.tree.map(lambda x: x.reshape(lead + x.shape[1:]), flat)

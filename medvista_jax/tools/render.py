@@ -12,10 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from medvista_jax.core.layout import constrain, shards
 from medvista_jax.core.types import Array, Blend, ImageBank, View
 from medvista_jax.tools.base import Effect, Originals
 from medvista_jax.tools.panel import Crop, sample_panel
 from medvista_jax.tools.resample import crop_banded, crop_dense
+
+
+ROWS_AT_ONCE = 4
+"""A device, on an accelerator."""
 
 
 def originals_of(bank: ImageBank) -> Originals:
@@ -83,7 +88,7 @@ def render(
     """Pixels of one view a row.
 
     On a CPU rows come one after the other, from stored pixels to levels of 8 bits: what one step writes is still in the
-    cache when the next reads it. On accelerators they run abreast.
+    cache when the next reads it. On accelerators some of each device's rows at a time run abreast.
 
     Args:
       tools: those whose effects may be stacked on the views, in the order of ``View.effect``.
@@ -104,7 +109,29 @@ def render(
 
 
 def render_abreast(tools: Sequence[Any], bank: ImageBank, size: tuple[int, int], view: View, needed_B: Array) -> Array:
-    """:func:`render`, all rows in step."""
+    """:func:`render`, :data:`ROWS_AT_ONCE` rows of each device in step: a row takes several copies of its original."""
+    batch = needed_B.shape[0]
+    group = batch // bank.window_PO2.shape[0]
+    parts = shards("rows", batch)
+    each = batch // parts
+    fits = lambda n: each % n == 0 and (group % n == 0 or n % group == 0)  # noqa: E731
+    at_once = next(n for n in range(min(ROWS_AT_ONCE, each), 0, -1) if fits(n))
+    if at_once == each:
+        return _all_in_step(tools, bank, size, view, needed_B)
+
+    def some(rows_N: Array) -> Array:
+        prompts_P = rows_N[:: min(at_once, group)] // group
+        of_bank, of_rows = (lambda leaf: leaf[prompts_P]), (lambda leaf: constrain(leaf[rows_N], "rows"))
+        part = (jax.tree.map(of_bank, bank), size, *jax.tree.map(of_rows, (view, needed_B)))
+        return constrain(_all_in_step(tools, *part), "rows")
+
+    rows_PRN = np.arange(batch, dtype=np.int32).reshape(parts, -1, at_once)
+    pixels_RNhwC = jax.lax.map(some, jnp.asarray(rows_PRN.swapaxes(0, 1).reshape(-1, parts * at_once)))
+    pixels_RPNhwC = pixels_RNhwC.reshape((-1, parts, at_once) + pixels_RNhwC.shape[2:])
+    return pixels_RPNhwC.swapaxes(0, 1).reshape((batch,) + pixels_RNhwC.shape[2:])
+
+
+def _all_in_step(tools: Sequence[Any], bank: ImageBank, size: tuple[int, int], view: View, needed_B: Array) -> Array:
     batch = needed_B.shape[0]
     prompt_B = jnp.arange(batch, dtype=jnp.int32) // (batch // bank.window_PO2.shape[0])
     on_rows = functools.partial(all_rows, bank=bank)

@@ -69,6 +69,7 @@ def topology_mesh(topology: str, sizes: tuple[int, ...]) -> Mesh:
     """
     # Read when the first topology is asked for; there is no TPU whose metadata could be had.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is held, so several may compile side by side
     from jax.experimental import topologies
 
     try:
