@@ -30,6 +30,15 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, specification(x.shape, *names)) if managed() else x
 
 
+def along(x: jax.Array, *names: str | None) -> jax.Array:
+    """:func:`constrain`, but the dimensions without a name lie as they did."""
+    if not managed():
+        return x
+    spec = specification(x.shape, *names)
+    rest = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - len(spec))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec, *rest))
+
+
 def specification(shape: tuple[int, ...], *names: str | None) -> PartitionSpec:
     """What :func:`constrain` asks for."""
     return PartitionSpec(*_entries(shape, names, _axis_sizes()))

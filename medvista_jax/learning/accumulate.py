@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medvista_jax.core.layout import constrain, shards
+from medvista_jax.core.layout import along, shards
 from medvista_jax.core.types import Array, Trajectory
 from medvista_jax.learning.state import FlatParams
 from medvista_jax.rollout.record import pack
@@ -56,7 +56,7 @@ def accumulate(
       ValueError: ``chunk`` does not divide the batch.
     """
     buckets = _up_to_the_whole(buckets, trajectory)
-    chunks, _ = _sorted_chunks(trajectory, extras, chunk)
+    chunks, _ = _sorted_chunks(trajectory, extras, chunk, len(buckets) > 1)
 
     def at(bucket: Bucket):
         def branch(operands):
@@ -104,7 +104,7 @@ def map_slots(
       ValueError: ``chunk`` does not divide the batch.
     """
     buckets = _up_to_the_whole(buckets, trajectory)
-    chunks, order_DN = _sorted_chunks(trajectory, extras, chunk)
+    chunks, order_DN = _sorted_chunks(trajectory, extras, chunk, len(buckets) > 1)
     slots = trajectory.tokens_BS.shape[1]
 
     def at(bucket: Bucket):
@@ -140,24 +140,31 @@ def _up_to_the_whole(buckets: tuple[Bucket, ...], trajectory: Trajectory) -> tup
     return (*buckets, whole)
 
 
-def _sorted_chunks(trajectory: Trajectory, extras: Extras, chunk: int) -> tuple[tuple[Trajectory, Extras], Array]:
-    """Rows by length, leaves ``[B / chunk, chunk, …]``, and which row of its part each one was: int32 ``[D, B / D]``.
+def _sorted_chunks(
+    trajectory: Trajectory, extras: Extras, chunk: int, by_length: bool
+) -> tuple[tuple[Trajectory, Extras], Array]:
+    """Leaves ``[B / chunk, chunk, …]``, and which row of its part each one was: int32 ``[D, B / D]``.
 
     On a mesh every device sorts the rows that it has, D parts of the batch, and gives its share to each chunk: no row
     moves to another device.
+
+    Args:
+      by_length: sort the rows; where all chunks take one bucket there is nothing to gain from it.
     """
     rows = trajectory.tokens_BS.shape[0]
     if rows % chunk:
         raise ValueError(f"a chunk of {chunk} rows does not divide a batch of {rows}; set chunk to a divisor")
     parts = shards("batch", chunk)  # divides the chunk, and so the batch
-    order_DN = jnp.argsort(jnp.sum(trajectory.valid_BS, axis=1).reshape(parts, -1), axis=1)
+    length_DN = jnp.sum(trajectory.valid_BS, axis=1).reshape(parts, -1)
+    order_DN = jnp.argsort(length_DN if by_length else jnp.zeros_like(length_DN), axis=1, stable=True)
 
     def split(leaf: Array) -> Array:
-        leaf_DN = constrain(leaf.reshape((parts, rows // parts) + leaf.shape[1:]), "batch")
-        index_DN = order_DN.reshape(order_DN.shape + (1,) * (leaf.ndim - 1))
-        sorted_DN = jnp.take_along_axis(leaf_DN, index_DN, axis=1)
-        sorted_DCN = sorted_DN.reshape((parts, rows // chunk, chunk // parts) + leaf.shape[1:])
-        return constrain(sorted_DCN.swapaxes(0, 1).reshape((rows // chunk, chunk) + leaf.shape[1:]), None, "batch")
+        leaf_DN = along(leaf.reshape((parts, rows // parts) + leaf.shape[1:]), "batch")
+        if by_length:
+            index_DN = order_DN.reshape(order_DN.shape + (1,) * (leaf.ndim - 1))
+            leaf_DN = jnp.take_along_axis(leaf_DN, index_DN, axis=1)
+        leaf_DCN = leaf_DN.reshape((parts, rows // chunk, chunk // parts) + leaf.shape[1:])
+        return along(leaf_DCN.swapaxes(0, 1).reshape((rows // chunk, chunk) + leaf.shape[1:]), None, "batch")
 
     return jax.tree.map(split, (trajectory, extras)), order_DN
 

@@ -20,6 +20,9 @@ ATTENTION = ("auto", "plain", "dot_product", "splash")
 GPU in half precision. ``"splash"``: JAX's Pallas kernel for TPUs, interpreted elsewhere. ``"auto"``: what the platform
 has for such a shape and dtype."""
 
+QUERIES_AT_ONCE = 32
+"""Of a row, over a cache, on an accelerator."""
+
 _LANES = 128
 """Slots and head width that the splash kernel takes are multiples of this."""
 
@@ -27,8 +30,26 @@ _LANES = 128
 def attend(q_BTHD: Array, k_BKDS: Array, v_BKSD: Array, mask_BTS: Array | None) -> Array:
     """Grouped-query attention, softmax in float32: ``[B, T, H * D]``.
 
-    Rows without a single visible slot give finite values. Without a mask everybody sees everything.
+    Rows without a single visible slot give finite values. Without a mask everybody sees everything. On an accelerator
+    the scores of :data:`QUERIES_AT_ONCE` queries of a row exist at one time where there is a mask: an observation over
+    a cache of thousands of slots would take as much memory as the cache.
     """
+    length = q_BTHD.shape[1]
+    if mask_BTS is None or length <= QUERIES_AT_ONCE or layout.platform() == "cpu":
+        return _attend(q_BTHD, k_BKDS, v_BKSD, mask_BTS)
+    spare = -length % QUERIES_AT_ONCE
+
+    def blocks(x_BT: Array) -> Array:
+        padded_BT = jnp.pad(x_BT, ((0, 0), (0, spare)) + ((0, 0),) * (x_BT.ndim - 2))
+        return padded_BT.reshape((len(x_BT), -1, QUERIES_AT_ONCE) + x_BT.shape[2:]).swapaxes(0, 1)
+
+    block = lambda part: _attend(part[0], k_BKDS, v_BKSD, part[1])  # noqa: E731
+    out_NBTE = jax.lax.map(block, (blocks(q_BTHD), blocks(mask_BTS)))
+    return out_NBTE.swapaxes(0, 1).reshape(len(q_BTHD), length + spare, -1)[:, :length]
+
+
+def _attend(q_BTHD: Array, k_BKDS: Array, v_BKSD: Array, mask_BTS: Array | None) -> Array:
+    """:func:`attend` with all scores at once."""
     batch, length, heads, head_dim = q_BTHD.shape
     kv_heads = k_BKDS.shape[1]
     shared = heads // kv_heads

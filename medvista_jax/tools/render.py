@@ -18,7 +18,6 @@ from medvista_jax.tools.base import Effect, Originals
 from medvista_jax.tools.panel import Crop, sample_panel
 from medvista_jax.tools.resample import crop_banded, crop_dense
 
-
 ROWS_AT_ONCE = 4
 """A device, on an accelerator."""
 
