@@ -1,0 +1,242 @@
+"""Processes of one run that watch one another, so that the death of one ends the others with a line that says so.
+
+What JAX does by itself (0.10): a collective on a CPU raises as soon as a peer's connection breaks, on an accelerator it
+waits; silence of a process is noticed by the coordination service in process 0 after its heartbeat time-out, which then
+makes the C++ client of every other process call ``abort()``; so does, at once, the death of process 0. No Python code
+runs then, and the exit status is that of any crash. Hence two parts:
+
+* :class:`Watch`: every process writes a beat to the coordination service's key-value store and reads the others'. Who
+  falls silent is named, and so is who ends with an error: the reason travels with its last beat.
+* :class:`AbortHook`: a handler of SIGABRT, which ``abort()`` runs on its own thread before anything else, turns the C++
+  client's end into the same line and exit status.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+EXIT_PEER_LOST = 76
+"""Exit status of a process that stops because another one is gone, or never came. Starting all of them again helps."""
+
+_BEATS = "medvista/beat"
+_GRACE_TICKS = 3
+"""Ticks that a process has to notice by itself what ended another one (the same NaN, the same signal)."""
+_SUSPICIOUS_TICKS = 4
+"""Ticks of silence that are enough once a collective has failed or the C++ client has given up."""
+
+
+@dataclasses.dataclass
+class Peer:
+    """What a process last said.
+
+    Attributes:
+      said: its record: ``host``, ``pid``, ``beat`` and, once it ends with an error, ``end``.
+      quiet: how many of our own ticks its record has not changed for. Ticks and not seconds: a process that was itself
+        stopped for a while must not accuse the others.
+      ended: how many of our own ticks it has been ending for.
+    """
+
+    said: dict[str, Any]
+    quiet: int = 0
+    ended: int = 0
+
+
+class Watch:
+    """Threads that beat, read the beats of the others and end this process when one of them is gone.
+
+    Args:
+      client: JAX's client of the coordination service.
+      process, processes: own number, and how many there are.
+      coordinator: ``host:port`` of the service.
+      silence_seconds: a peer that says nothing for so long is lost. Python code that holds the interpreter lock for
+        longer would be taken for dead.
+      advice: last sentence of the message: how to go on.
+    """
+
+    def __init__(
+        self, client: Any, process: int, processes: int, coordinator: str, silence_seconds: float, advice: str
+    ) -> None:
+        self.process, self.processes, self.coordinator = process, processes, coordinator
+        self.silence_seconds, self.advice = silence_seconds, advice
+        self.tick = min(1.0, silence_seconds / 8)
+        self._client = client
+        self._beat = 0
+        self._answers = self._answers_seen = self._unanswered = 0
+        self._suspicious = False
+        self._ending: int | None = None
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()  # one writer of our record: the last one must be the reason
+        self._peers: dict[int, Peer] = {}
+
+    def introduce(self, seconds: float, record: dict[str, Any]) -> dict[int, dict[str, Any]]:
+        """Says who this is and waits for all others to do so.
+
+        Returns:
+          The records of the others, by process.
+
+        Raises:
+          TimeoutError: one did not within ``seconds``.
+        """
+        self._record = {"host": socket.gethostname(), "pid": os.getpid(), **record}
+        self._say()
+        deadline = time.monotonic() + seconds
+        for other in range(self.processes):
+            if other == self.process:
+                continue
+            left = max(1, int(1000 * (deadline - time.monotonic())))
+            try:
+                said = self._client.blocking_key_value_get(f"{_BEATS}/{other}", left)
+            except jax.errors.JaxRuntimeError as error:
+                raise TimeoutError(f"process {other} of {self.processes} did not come") from error
+            self._peers[other] = Peer(json.loads(said))
+        return {number: peer.said for number, peer in self._peers.items()}
+
+    def start(self) -> None:
+        """Starts beating and watching."""
+        for target, name in ((self._beats, "hosts-beat"), (self._judges, "hosts-watch")):
+            threading.Thread(target=target, name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        """Peers may go from now on."""
+        self._stopped.set()
+
+    def suspect(self) -> None:
+        """A collective has failed: waits until it is clear who is gone, and ends the process then.
+
+        Returns:
+          Nothing, after a few ticks, if all others are alive: the failure is our own.
+        """
+        self._suspicious = True
+        time.sleep((_SUSPICIOUS_TICKS + _GRACE_TICKS + 2) * self.tick)
+
+    def end(self, reason: str, status: int) -> None:
+        """Tells the others why this process ends, and gives them the time to read it. They stop, too."""
+        self._ending = status
+        self._record["end"] = reason
+        self._say()
+        time.sleep(2 * self.tick)
+
+    def explain_abort(self) -> tuple[str, int] | None:
+        """For :class:`AbortHook`: message and status, or ``None`` if the abort has nothing to do with the others."""
+        if self._ending is not None:
+            return "", self._ending
+        if self._stopped.is_set():
+            return None
+        self._suspicious = True
+        message = self._message()
+        if message is None and not _reachable(self.coordinator):
+            message = self._gone(0, "its coordination service does not answer any more")
+        return None if message is None else (message, EXIT_PEER_LOST)
+
+    def _say(self) -> None:
+        with self._lock:
+            self._record["beat"] = self._beat
+            self._beat += 1
+            try:
+                self._client.key_value_set(f"{_BEATS}/{self.process}", json.dumps(self._record), allow_overwrite=True)
+            except jax.errors.JaxRuntimeError:
+                pass  # no answer is noticed by whoever counts the answers
+
+    def _beats(self) -> None:
+        """Talks to the coordination service; blocks when that hangs, so nothing is decided here."""
+        while not self._stopped.wait(self.tick):
+            if self._ending is None:
+                self._say()
+            try:
+                said = self._client.key_value_dir_get(_BEATS)
+            except jax.errors.JaxRuntimeError:
+                continue
+            for key, value in said:
+                number, record = int(key.rsplit("/", 1)[1]), json.loads(value)
+                if number != self.process and record != self._peers[number].said:
+                    self._peers[number] = Peer(record)
+            self._answers += 1
+
+    def _judges(self) -> None:
+        while not self._stopped.wait(self.tick):
+            self._unanswered = 0 if self._answers != self._answers_seen else self._unanswered + 1
+            self._answers_seen = self._answers
+            for peer in self._peers.values():
+                peer.quiet += 1
+                peer.ended += "end" in peer.said
+            message = self._message()
+            if message is not None and self._ending is None and not self._stopped.is_set():
+                leave(message, EXIT_PEER_LOST)
+
+    def _message(self) -> str | None:
+        """Who is gone, ``None`` if nobody is."""
+        ticks = _SUSPICIOUS_TICKS if self._suspicious else round(self.silence_seconds / self.tick)
+        if self.process != 0 and self._unanswered >= ticks:
+            return self._gone(0, f"it has not answered for {self._unanswered * self.tick:.0f} s")
+        for number, peer in self._peers.items():
+            if "end" in peer.said:
+                if self._suspicious or peer.ended > _GRACE_TICKS:
+                    return self._gone(number, f"it stopped: {peer.said['end']}")
+            elif peer.quiet >= ticks:
+                return self._gone(number, f"it has been silent for {peer.quiet * self.tick:.0f} s")
+        return None
+
+    def _gone(self, number: int, how: str) -> str:
+        said = self._peers[number].said
+        return (
+            f"Process {number} of {self.processes} (pid {said['pid']} on {said['host']}) is gone: {how}. "
+            f"So process {self.process} stops, with exit status {EXIT_PEER_LOST}.\n{self.advice}"
+        )
+
+
+class AbortHook:
+    """Runs ``explain`` when C++ code of this process calls ``abort()``.
+
+    ``explain`` returns the message and the exit status to leave with; ``None`` lets the abort happen. It runs on the
+    thread that aborts, outside any signal context that would forbid it: the signal is raised by that thread itself.
+    """
+
+    def __init__(self, explain: Callable[[], tuple[str, int] | None]) -> None:
+        self.explain = explain
+        library = ctypes.CDLL(None)
+        library.signal.argtypes, library.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+        self._signal = library.signal
+        # Python's own handlers run between bytecodes of the main thread: too late, abort() does not return.
+        self._callback = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)  # must outlive the registration
+        self._before = self._signal(signal.SIGABRT, ctypes.cast(self._callback, ctypes.c_void_p))
+
+    def remove(self) -> None:
+        """Aborts are plain aborts again."""
+        self._signal(signal.SIGABRT, self._before)
+
+    def _aborted(self, number: int) -> None:
+        found = self.explain()
+        if found is not None:
+            leave(*found)
+
+
+def leave(message: str, status: int) -> None:
+    """Ends the process at once: clean-up at exit would wait for peers that do not come."""
+    if message:
+        os.write(2, f"\nmedvista: {message}\n".encode())
+    # Another thread may hold the lock of a stream that nobody reads.
+    flush = threading.Thread(target=sys.stdout.flush, daemon=True)
+    flush.start()
+    flush.join(1.0)
+    os._exit(status)
+
+
+def _reachable(address: str, seconds: float = 1.0) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), seconds):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,120 @@
+"""One process of a training run over several: supervised steps of the tests' tiny model, sharded over data and fsdp.
+
+    MEDVISTA_COORDINATOR=… MEDVISTA_PROCESSES=2 MEDVISTA_PROCESS=0 python train.py FOLDER --steps 6
+
+Process 0 writes FOLDER/metrics.jsonl and, at the end, FOLDER/params.npz. A run goes on from the newest checkpoint of
+FOLDER/checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from medvista_jax.core.types import Trajectory, Turns, View, Views
+from medvista_jax.learning.sft import SFTConfig, sft_update
+from medvista_jax.runtime.checkpoints import Checkpoints
+from medvista_jax.runtime.hosts import StopVote, host_batch, is_first, spread, start_hosts
+from medvista_jax.runtime.mesh import make_mesh, parse_mesh
+from medvista_jax.runtime.metrics import MetricsLog, truncate
+from medvista_jax.runtime.sharding import tree_shardings
+from tests import tiny
+
+ROWS, SLOTS = 4, 40
+RULES = ((r"(kernel|embedding)$", PartitionSpec("fsdp")),)
+CONFIG = SFTConfig(buckets=(), chunk=ROWS)
+
+
+def load(step: int, rows: np.ndarray):
+    """Trajectories and their pixels: a function of the step and the row."""
+    parts = [row_of(step, int(row)) for row in rows]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def row_of(step: int, row: int) -> tuple[Trajectory, np.ndarray]:
+    """One trajectory: an image, then random ids, of which every row samples another share."""
+    rng = np.random.default_rng((step, row))
+    image = tiny.MODEL.tokens_per_image
+    length = int(rng.integers(image + 4, SLOTS))
+    valid_S = np.arange(SLOTS) < length
+    feature_S = np.where(np.arange(SLOTS) < image, np.arange(SLOTS), -1).astype(np.int32)
+    sampled_S = valid_S & (feature_S < 0) & (rng.random(SLOTS) < 0.3 + 0.1 * row)
+    zero_I, zero_R, nothing_S = np.zeros(1, np.int32), np.zeros(2, np.int32), np.full(SLOTS, -1, np.int32)
+    trajectory = Trajectory(
+        tokens_BS=rng.integers(0, tiny.VOCAB, SLOTS).astype(np.int32),
+        valid_BS=valid_S,
+        sampled_BS=sampled_S,
+        feature_BS=feature_S,
+        positions_BSZ=np.arange(SLOTS, dtype=np.int32)[:, None],
+        turn_BS=nothing_S,
+        logprobs_BS=np.zeros(SLOTS, np.float32),
+        allowed_BS=nothing_S,
+        features_BILE=None,
+        views=Views(View(*[zero_I] * len(dataclasses.fields(View))), np.int32(1)),
+        turns=Turns(*[zero_R] * len(dataclasses.fields(Turns))),
+        **dict.fromkeys(("turns_B", "calls_B", "answer_BN", "answer_length_B", "truncated_B")),
+    )
+    pixels_IhwC = rng.integers(0, 256, (1, *tiny.MODEL.image_size, 1)).astype(np.uint8)
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[None], (trajectory, pixels_IhwC))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--mesh", default="data=2,fsdp=-1")
+    parser.add_argument("--save-every", type=int, default=2)
+    parser.add_argument("--silence", type=float, default=4.0)
+    parser.add_argument("--kill", default="", help="STEP:PROCESS that kills itself (-9) before that step; * for all")
+    args = parser.parse_args()
+    began = time.perf_counter()
+    with start_hosts(silence_seconds=args.silence, start_seconds=60) as hosts:
+        mesh = make_mesh(parse_mesh(args.mesh))
+        initial = tiny.make_state()
+        # The rules know no typed keys; the step counter, a scalar that all hold, stands in.
+        shardings = tree_shardings(RULES, initial.replace(key=initial.step), mesh)
+        state = spread(initial, shardings)
+        step = jax.jit(
+            partial(sft_update, tiny.MODEL, tiny.optimizer(), CONFIG),
+            donate_argnums=0,
+            out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+        )
+        votes = StopVote(mesh)
+        with Checkpoints(args.folder / "checkpoints") as checkpoints:
+            done = checkpoints.latest() or 0
+            if done:
+                _, state, _ = checkpoints.restore(state)
+            log = None
+            if is_first():
+                truncate(args.folder / "metrics.jsonl", done)
+                log = MetricsLog(args.folder / "metrics.jsonl")
+            for number in range(done, args.steps):
+                if args.kill in (f"{number}:{hosts.process}", f"{number}:*"):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                state, metrics = step(state, *host_batch(load, number, ROWS, mesh))
+                values = {name: float(value) for name, value in metrics.items()}  # on every host
+                if log:
+                    log.write("sft", number + 1, values)
+                if votes.stop(False):
+                    break
+                if (number + 1) % args.save_every == 0:
+                    checkpoints.save(number + 1, state)
+                    checkpoints.wait()
+        whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(state.trainable)
+        if is_first():
+            np.savez(args.folder / "params.npz", **{path: np.asarray(leaf) for path, leaf in whole.items()})
+    print(f"process {hosts.process} done after {time.perf_counter() - began:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_disable_most_optimizations", True)
+    main()
