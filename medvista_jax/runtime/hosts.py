@@ -31,7 +31,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed  # the client has no public name; Orbax takes it from here, too
+from jax._src import distributed, xla_bridge  # the client has no public name; Orbax takes it from here, too
 from jax._src.clusters import ClusterEnv
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -70,7 +70,6 @@ class Hosts:
     process: int = 0
     processes: int = 1
     _watch: Watch | None = None
-    _hook: AbortHook | None = None
     _barriers: int = 0
 
     def __enter__(self) -> Hosts:
@@ -148,14 +147,16 @@ def start_hosts(
     asked = _asked(coordinator, processes, process)
     if asked.processes == 1 or (asked.coordinator is None and not _in_a_cluster()):
         return Hosts()
+    if xla_bridge.backends_are_initialized():
+        raise HostsError("start_hosts must come before the first JAX computation, jax.devices() and the like")
     began = time.monotonic()
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.config.update("jax_enable_preemption_service", False)
     if asked.coordinator is not None:
         if asked.process == 0:
             _check_port_is_free(asked.coordinator)
         else:
             _await_coordinator(asked.coordinator, start_seconds)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", False)
     left = max(1, math.ceil(start_seconds - (time.monotonic() - began)))
     hook = AbortHook(lambda: (_nobody_came(asked, start_seconds), EXIT_PEER_LOST))
     try:
@@ -175,17 +176,15 @@ def start_hosts(
     if state.num_processes == 1:
         hook.remove()
         return Hosts()
-    watch = Watch(
-        state.client, state.process_id, state.num_processes, state.coordinator_address, silence_seconds, advice
-    )
+    place = (state.process_id, state.num_processes, state.coordinator_address)
+    watch = Watch(state.client, hook, *place, silence_seconds, advice)
     try:
         _compare(watch, left)
     except HostsError:
         hook.explain = lambda: ("", 1)  # the others leave for the same reason, and JAX would call it a crash
         raise
-    hook.explain = watch.explain_abort
     watch.start()
-    return Hosts(state.process_id, state.num_processes, watch, hook)
+    return Hosts(state.process_id, state.num_processes, watch)
 
 
 def is_first() -> bool:
@@ -230,14 +229,14 @@ def host_batch(load: Load, step: int, total: int, mesh: Mesh) -> Any:
     rows = local_rows(total, mesh)
 
     def join(path: Any, leaf: Any) -> jax.Array:
-        if _is_key(leaf):
-            return jax.random.wrap_key_data(join(path, jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
-        leaf = np.asarray(leaf)
-        if leaf.ndim == 0:
-            return _slices(leaf, NamedSharding(mesh, PartitionSpec()))
+        if np.ndim(leaf) == 0:
+            return _place(leaf, NamedSharding(mesh, PartitionSpec()))
         if len(leaf) != len(rows):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(f"{name} of step {step} has {len(leaf)} rows; {len(rows)} were asked for")
+        return _through_key_data(split, leaf)
+
+    def split(leaf: np.ndarray) -> jax.Array:
         return jax.make_array_from_process_local_data(NamedSharding(mesh, ROWS), leaf, (total, *leaf.shape[1:]))
 
     return jax.tree.map_with_path(join, load(step, rows))
@@ -253,16 +252,7 @@ def spread(tree: Any, shardings: Any) -> Any:
     """
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
-
-    def place(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-        if _is_key(leaf):
-            whole = NamedSharding(sharding.mesh, PartitionSpec())
-            return jax.random.wrap_key_data(
-                _slices(np.asarray(jax.random.key_data(leaf)), whole), impl=jax.random.key_impl(leaf)
-            )
-        return _slices(np.asarray(leaf), sharding)
-
-    return jax.tree.map(place, tree, shardings)
+    return jax.tree.map(_place, tree, shardings)
 
 
 class StopVote:
@@ -383,16 +373,15 @@ def _compare(watch: Watch, seconds: float) -> None:
     """All processes must have been started alike; a difference would show as a hang much later."""
     mine = {"processes": watch.processes, "jax": jax.__version__}
     try:
-        others = watch.introduce(seconds, mine)
+        for number, record in watch.introduce(seconds, mine):
+            for name, value in mine.items():
+                if record[name] != value:
+                    raise HostsError(
+                        f"process {watch.process} was started with {name}={value}, "
+                        f"process {number} (on {record['host']}) with {name}={record[name]}"
+                    )
     except TimeoutError as error:
         raise HostsError(f"{error} within {seconds:g} s") from error
-    for number, record in others.items():
-        for name, value in mine.items():
-            if record[name] != value:
-                raise HostsError(
-                    f"process {watch.process} was started with {name}={value}, process {number} (on {record['host']}) "
-                    f"with {name}={record[name]}"
-                )
 
 
 def _is_broken_collective(error: BaseException) -> bool:
@@ -414,9 +403,18 @@ def _summary(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _place(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A global array of what every process holds whole; ``jax.device_put`` would compare it between all of them."""
+
+    def slices(whole: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return _through_key_data(slices, leaf)
 
 
-def _slices(leaf: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+def _through_key_data(function: Callable[[np.ndarray], jax.Array], leaf: Any) -> jax.Array:
+    """``function`` of a leaf as NumPy; typed keys go through their data, whose added axis no sharding here names."""
+    if hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = function(np.asarray(jax.random.key_data(leaf)))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return function(np.asarray(leaf))

@@ -22,7 +22,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -58,6 +58,7 @@ class Watch:
 
     Args:
       client: JAX's client of the coordination service.
+      hook: explains aborts from :meth:`start` on.
       process, processes: own number, and how many there are.
       coordinator: ``host:port`` of the service.
       silence_seconds: a peer that says nothing for so long is lost. Python code that holds the interpreter lock for
@@ -66,12 +67,19 @@ class Watch:
     """
 
     def __init__(
-        self, client: Any, process: int, processes: int, coordinator: str, silence_seconds: float, advice: str
+        self,
+        client: Any,
+        hook: AbortHook,
+        process: int,
+        processes: int,
+        coordinator: str,
+        silence_seconds: float,
+        advice: str,
     ) -> None:
         self.process, self.processes, self.coordinator = process, processes, coordinator
         self.silence_seconds, self.advice = silence_seconds, advice
         self.tick = min(1.0, silence_seconds / 8)
-        self._client = client
+        self._client, self._hook = client, hook
         self._beat = 0
         self._answers = self._answers_seen = self._unanswered = 0
         self._suspicious = False
@@ -80,31 +88,27 @@ class Watch:
         self._lock = threading.Lock()  # one writer of our record: the last one must be the reason
         self._peers: dict[int, Peer] = {}
 
-    def introduce(self, seconds: float, record: dict[str, Any]) -> dict[int, dict[str, Any]]:
-        """Says who this is and waits for all others to do so.
-
-        Returns:
-          The records of the others, by process.
+    def introduce(self, seconds: float, record: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Says who this is, and yields number and record of the others, waiting for each.
 
         Raises:
-          TimeoutError: one did not within ``seconds``.
+          TimeoutError: one did not come within ``seconds``.
         """
         self._record = {"host": socket.gethostname(), "pid": os.getpid(), **record}
         self._say()
         deadline = time.monotonic() + seconds
-        for other in range(self.processes):
-            if other == self.process:
-                continue
+        for other in (number for number in range(self.processes) if number != self.process):
             left = max(1, int(1000 * (deadline - time.monotonic())))
             try:
                 said = self._client.blocking_key_value_get(f"{_BEATS}/{other}", left)
             except jax.errors.JaxRuntimeError as error:
                 raise TimeoutError(f"process {other} of {self.processes} did not come") from error
             self._peers[other] = Peer(json.loads(said))
-        return {number: peer.said for number, peer in self._peers.items()}
+            yield other, self._peers[other].said
 
     def start(self) -> None:
         """Starts beating and watching."""
+        self._hook.explain = self._explain_abort
         for target, name in ((self._beats, "hosts-beat"), (self._judges, "hosts-watch")):
             threading.Thread(target=target, name=name, daemon=True).start()
 
@@ -128,8 +132,8 @@ class Watch:
         self._say()
         time.sleep(2 * self.tick)
 
-    def explain_abort(self) -> tuple[str, int] | None:
-        """For :class:`AbortHook`: message and status, or ``None`` if the abort has nothing to do with the others."""
+    def _explain_abort(self) -> tuple[str, int] | None:
+        """Message and status, or ``None`` if the abort has nothing to do with the others."""
         if self._ending is not None:
             return "", self._ending
         if self._stopped.is_set():
@@ -166,6 +170,7 @@ class Watch:
 
     def _judges(self) -> None:
         while not self._stopped.wait(self.tick):
+            self._hook.install()  # an accelerator's runtime brings a handler of its own when it starts
             self._unanswered = 0 if self._answers != self._answers_seen else self._unanswered + 1
             self._answers_seen = self._answers
             for peer in self._peers.values():
@@ -210,16 +215,26 @@ class AbortHook:
         self._signal = library.signal
         # Python's own handlers run between bytecodes of the main thread: too late, abort() does not return.
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_int)(self._aborted)  # must outlive the registration
-        self._before = self._signal(signal.SIGABRT, ctypes.cast(self._callback, ctypes.c_void_p))
+        self._address = ctypes.cast(self._callback, ctypes.c_void_p).value
+        self._before: int | None = None  # NULL is SIG_DFL
+        self.install()
+
+    def install(self) -> None:
+        """Puts the handler in place, again where another library has replaced it."""
+        before = self._signal(signal.SIGABRT, self._address)
+        if before != self._address:
+            self._before = before
 
     def remove(self) -> None:
-        """Aborts are plain aborts again."""
+        """Aborts are again what they were."""
         self._signal(signal.SIGABRT, self._before)
 
     def _aborted(self, number: int) -> None:
         found = self.explain()
         if found is not None:
             leave(*found)
+        self.remove()
+        signal.raise_signal(signal.SIGABRT)
 
 
 def leave(message: str, status: int) -> None:
