@@ -1,9 +1,10 @@
 """One process of a training run over several: supervised steps of the tests' tiny model, sharded over data and fsdp.
 
-    MEDVISTA_COORDINATOR=… MEDVISTA_PROCESSES=2 MEDVISTA_PROCESS=0 python train.py FOLDER --steps 6
+    MEDVISTA_COORDINATOR=… MEDVISTA_PROCESSES=2 MEDVISTA_PROCESS=0 python -m tests.runtime.hosts.train FOLDER
 
 Process 0 writes FOLDER/metrics.jsonl and, at the end, FOLDER/params.npz. A run goes on from the newest checkpoint of
-FOLDER/checkpoints.
+FOLDER/checkpoints. The update is the real one on trajectories that are given; an update that also plays them takes
+half a minute to compile.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import signal
-import time
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -24,12 +24,17 @@ from medvista_jax.core.types import Trajectory, Turns, View, Views
 from medvista_jax.learning.sft import SFTConfig, sft_update
 from medvista_jax.runtime.checkpoints import Checkpoints
 from medvista_jax.runtime.hosts import StopVote, host_batch, is_first, spread, start_hosts
+from medvista_jax.runtime.interrupt import Interrupts
 from medvista_jax.runtime.mesh import make_mesh, parse_mesh
 from medvista_jax.runtime.metrics import MetricsLog, truncate
 from medvista_jax.runtime.sharding import tree_shardings
 from tests import tiny
+from tests.runtime.hosts.launch import die_with_parent
 
 ROWS, SLOTS = 4, 40
+SAVE_EVERY = 2
+SILENCE = 4.0
+EXIT_STOPPED = 130
 RULES = ((r"(kernel|embedding)$", PartitionSpec("fsdp")),)
 CONFIG = SFTConfig(buckets=(), chunk=ROWS)
 
@@ -70,51 +75,58 @@ def row_of(step: int, row: int) -> tuple[Trajectory, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--mesh", default="data=2,fsdp=-1")
-    parser.add_argument("--save-every", type=int, default=2)
-    parser.add_argument("--silence", type=float, default=4.0)
-    parser.add_argument("--kill", default="", help="STEP:PROCESS that kills itself (-9) before that step; * for all")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--mesh", default="data=-1")
+    parser.add_argument("--signal", default="", help="STEP:PROCESS:NUMBER, sent to itself before the step; * for all")
     args = parser.parse_args()
-    began = time.perf_counter()
-    with start_hosts(silence_seconds=args.silence, start_seconds=60) as hosts:
+    with start_hosts(silence_seconds=SILENCE, start_seconds=60) as hosts, Interrupts() as interrupts:
         mesh = make_mesh(parse_mesh(args.mesh))
-        initial = tiny.make_state()
-        # The rules know no typed keys; the step counter, a scalar that all hold, stands in.
-        shardings = tree_shardings(RULES, initial.replace(key=initial.step), mesh)
-        state = spread(initial, shardings)
-        step = jax.jit(
+        replicated = NamedSharding(mesh, PartitionSpec())
+        state = tiny.make_state()
+        # The rules know no typed keys; the step counter, a scalar as well, stands in.
+        shardings = tree_shardings(RULES, state.replace(key=state.step), mesh)
+        state = spread(state, shardings)
+        update = jax.jit(
             partial(sft_update, tiny.MODEL, tiny.optimizer(), CONFIG),
             donate_argnums=0,
-            out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+            out_shardings=(shardings, replicated),
         )
         votes = StopVote(mesh)
         with Checkpoints(args.folder / "checkpoints") as checkpoints:
             done = checkpoints.latest() or 0
             if done:
                 _, state, _ = checkpoints.restore(state)
-            log = None
-            if is_first():
-                truncate(args.folder / "metrics.jsonl", done)
-                log = MetricsLog(args.folder / "metrics.jsonl")
+            log = metrics_log(args.folder / "metrics.jsonl", done) if is_first() else None
             for number in range(done, args.steps):
-                if args.kill in (f"{number}:{hosts.process}", f"{number}:*"):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                state, metrics = step(state, *host_batch(load, number, ROWS, mesh))
+                obey(args.signal, number, hosts.process)
+                state, metrics = update(state, *host_batch(load, number, ROWS, mesh))
                 values = {name: float(value) for name, value in metrics.items()}  # on every host
                 if log:
                     log.write("sft", number + 1, values)
-                if votes.stop(False):
-                    break
-                if (number + 1) % args.save_every == 0:
+                stop = votes.stop(interrupts.requested)
+                if stop or (number + 1) % SAVE_EVERY == 0:
                     checkpoints.save(number + 1, state)
                     checkpoints.wait()
-        whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))(state.trainable)
+                if stop:
+                    sys.exit(EXIT_STOPPED)
+        whole = jax.jit(lambda tree: tree, out_shardings=replicated)(state.trainable)
         if is_first():
             np.savez(args.folder / "params.npz", **{path: np.asarray(leaf) for path, leaf in whole.items()})
-    print(f"process {hosts.process} done after {time.perf_counter() - began:.1f} s", flush=True)
+
+
+def metrics_log(path: Path, done: int) -> MetricsLog:
+    truncate(path, done)
+    return MetricsLog(path)
+
+
+def obey(order: str, step: int, process: int) -> None:
+    when, _, rest = order.partition(":")
+    who, _, number = rest.partition(":")
+    if when == str(step) and who in ("*", str(process)):
+        os.kill(os.getpid(), int(number))
 
 
 if __name__ == "__main__":
+    die_with_parent()
     jax.config.update("jax_disable_most_optimizations", True)
     main()

@@ -1,0 +1,102 @@
+"""Several real processes train together, write one checkpoint, are killed, and go on to the same bits."""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvista_jax.runtime.metrics import read_metrics
+from medvista_jax.runtime.peers import EXIT_PEER_LOST
+from tests import tiny
+from tests.runtime.hosts.launch import Processes
+from tests.runtime.hosts.train import EXIT_STOPPED, SILENCE
+
+# The same program on the same devices; only the sums over devices may be taken in another order: a few units in the
+# last place (6e-8) of a loss or of the largest parameter, after eight steps of Adam.
+TOLERANCE = 1e-5
+STOPS_WITHIN = SILENCE + 10.0
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Compiled programs, shared by all processes of all runs."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+def train(folder: Path, cache: Path, count: int, mesh: str, send: str = "", devices: int = 1) -> Processes:
+    common = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+    return Processes(
+        folder / f"output{len(list(folder.glob('output*')))}",
+        "tests.runtime.hosts.train",
+        *(folder, "--mesh", mesh, "--signal", send),
+        count=count,
+        devices=devices,
+        variables=dict.fromkeys(range(count), common),
+    )
+
+
+def params(folder: Path) -> dict[str, np.ndarray]:
+    return dict(np.load(folder / "params.npz"))
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [
+        {k: v for k, v in record.items() if k != "wall_seconds"} for record in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+def assert_close(folder: Path, other: Path) -> None:
+    ours, theirs = metrics(folder), metrics(other)
+    assert [record["step"] for record in ours] == [record["step"] for record in theirs] == list(range(1, 9))
+    for name in ("loss", "entropy", "gradient_norm"):
+        np.testing.assert_allclose([r[name] for r in ours], [r[name] for r in theirs], rtol=TOLERANCE)
+    mine, reference = params(folder), params(other)
+    assert mine.keys() == reference.keys()
+    for path, value in reference.items():
+        np.testing.assert_allclose(mine[path], value, rtol=0, atol=TOLERANCE * np.abs(value).max(), err_msg=path)
+    before = tiny.make_state().trainable
+    assert all(np.abs(value - before[path]).max() > 1e-3 for path, value in reference.items())  # it has trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "mesh", "victim"),
+    [(2, "data=1,fsdp=2", 1), (4, "data=2,fsdp=2", 0)],
+    ids=["two", "four"],
+)
+def test_train_die_and_resume(tmp_path, cache, count, mesh, victim):
+    alone, whole, broken = tmp_path / "alone", tmp_path / "whole", tmp_path / "broken"
+    with train(alone, cache, 1, mesh, devices=count) as run:
+        run.all_end()
+    with train(whole, cache, count, mesh) as run:
+        run.all_end()
+    assert_close(whole, alone)
+    newest = whole / "checkpoints" / "8" / "state"
+    wrote = sorted(part.name for part in newest.iterdir() if part.name.startswith("ocdbt.process_"))
+    assert wrote == [f"ocdbt.process_{number}" for number in range(count)]
+
+    # One is killed before the fourth step, so the newest checkpoint is that of the second.
+    with train(broken, cache, count, mesh, f"3:{victim}:{signal.SIGKILL.value}") as run:
+        assert run.ends(victim)[0] == -signal.SIGKILL
+        for other in set(range(count)) - {victim}:
+            status, said = run.ends(other, STOPS_WITHIN)
+            assert status == EXIT_PEER_LOST, run.said()
+            assert f"Process {victim} of {count} (pid {run.processes[victim].pid} on " in said
+            assert "start all processes again with the same command and --resume" in said
+    assert [record["step"] for record in metrics(broken)] == [1, 2, 3]
+
+    with train(broken, cache, count, mesh, f"5:*:{signal.SIGKILL.value}") as run:
+        run.all_end(status=-signal.SIGKILL)
+    assert [record["step"] for record in metrics(broken)] == [1, 2, 3, 4, 5]
+
+    if count == 2:  # a signal to one of them before the fifth step: all stop after the sixth, and have saved it
+        with train(broken, cache, count, mesh, f"4:1:{signal.SIGTERM.value}") as run:
+            run.all_end(status=EXIT_STOPPED)
+        assert [record["step"] for record in metrics(broken)] == [1, 2, 3, 4, 5, 6]
+
+    with train(broken, cache, count, mesh) as run:
+        run.all_end()
+    assert metrics(broken) == metrics(whole)
+    ours, uninterrupted = params(broken), params(whole)
+    assert all(ours[path].tobytes() == value.tobytes() for path, value in uninterrupted.items())
