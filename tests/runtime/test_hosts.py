@@ -223,6 +223,20 @@ def test_who_takes_his_time_is_not_lost(tmp_path):
         assert results(run.all_end()) == [{"done": True}, {"done": True}]
 
 
+def test_the_check_of_a_new_slice(tmp_path):
+    """experiments/hosts_check.py: one of two gets SIGTERM, both save the same step, and a new run goes on there."""
+    command = ("experiments.hosts_check", "--out", tmp_path / "run", "--width", 16)
+    with Processes(tmp_path / "one", *command, "--pause", 0.02, "--steps", 5000, count=2) as run:
+        run.wait_for("step 20: loss", first=True)
+        run.send(1, signal.SIGTERM)
+        said = run.all_end(status=130)
+    stopped = int(said[0].split("stopped after step ")[1].split(";")[0])
+    assert "2 processes, 2 devices (cpu): data=1,fsdp=2,tensor=1" in said[0] and "loss" not in said[1]
+    with Processes(tmp_path / "two", *command, "--steps", stopped + 3, "--resume", count=2) as run:
+        said = run.all_end()
+    assert f"going on after step {stopped}\n" in said[0] and f"step {stopped + 3}: loss" in said[0]
+
+
 def test_other_aborts_stay_aborts():
     """The handler of SIGABRT speaks only for lost peers."""
     code = "import os; from medvista_jax.runtime.peers import AbortHook; hook = AbortHook(lambda: None); os.abort()"

@@ -8,9 +8,8 @@ import pytest
 
 from medvista_jax.runtime.metrics import read_metrics
 from medvista_jax.runtime.peers import EXIT_PEER_LOST
-from tests import tiny
 from tests.runtime.hosts.launch import Processes
-from tests.runtime.hosts.train import EXIT_STOPPED, SILENCE
+from tests.runtime.hosts.train import EXIT_STOPPED, SILENCE, initial_state
 
 # The same program on the same devices; only the sums over devices may be taken in another order: a few units in the
 # last place (6e-8) of a loss or of the largest parameter, after eight steps of Adam.
@@ -20,18 +19,28 @@ STOPS_WITHIN = SILENCE + 10.0
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> Path:
-    """Compiled programs, shared by all processes of all runs."""
+    """Compiled programs, for all runs."""
     return tmp_path_factory.mktemp("compiled")
 
 
-def train(folder: Path, cache: Path, count: int, mesh: str, send: str = "", devices: int = 1) -> Processes:
-    common = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5"}
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, cache) -> Path:
+    """The run of one process that has all the devices."""
+    folder = tmp_path_factory.mktemp("alone")
+    with train(folder, cache, 1) as run:
+        run.all_end()
+    return folder
+
+
+def train(folder: Path, cache: Path, count: int, send: str = "") -> Processes:
+    """``count`` processes share four devices: two copies of the model, each in two slices."""
+    common = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     return Processes(
         folder / f"output{len(list(folder.glob('output*')))}",
         "tests.runtime.hosts.train",
-        *(folder, "--mesh", mesh, "--signal", send),
+        *(folder, "--mesh", "data=2,fsdp=2", "--signal", send),
         count=count,
-        devices=devices,
+        devices=4 // count,
         variables=dict.fromkeys(range(count), common),
     )
 
@@ -55,21 +64,15 @@ def assert_close(folder: Path, other: Path) -> None:
     assert mine.keys() == reference.keys()
     for path, value in reference.items():
         np.testing.assert_allclose(mine[path], value, rtol=0, atol=TOLERANCE * np.abs(value).max(), err_msg=path)
-    before = tiny.make_state().trainable
+    before = initial_state().trainable
     assert all(np.abs(value - before[path]).max() > 1e-3 for path, value in reference.items())  # it has trained
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("count", "mesh", "victim"),
-    [(2, "data=1,fsdp=2", 1), (4, "data=2,fsdp=2", 0)],
-    ids=["two", "four"],
-)
-def test_train_die_and_resume(tmp_path, cache, count, mesh, victim):
-    alone, whole, broken = tmp_path / "alone", tmp_path / "whole", tmp_path / "broken"
-    with train(alone, cache, 1, mesh, devices=count) as run:
-        run.all_end()
-    with train(whole, cache, count, mesh) as run:
+@pytest.mark.parametrize(("count", "victim"), [(2, 1), (4, 0)], ids=["two", "four"])
+def test_train_die_and_resume(tmp_path, cache, alone, count, victim):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    with train(whole, cache, count) as run:
         run.all_end()
     assert_close(whole, alone)
     newest = whole / "checkpoints" / "8" / "state"
@@ -77,7 +80,7 @@ def test_train_die_and_resume(tmp_path, cache, count, mesh, victim):
     assert wrote == [f"ocdbt.process_{number}" for number in range(count)]
 
     # One is killed before the fourth step, so the newest checkpoint is that of the second.
-    with train(broken, cache, count, mesh, f"3:{victim}:{signal.SIGKILL.value}") as run:
+    with train(broken, cache, count, f"3:{victim}:{signal.SIGKILL.value}") as run:
         assert run.ends(victim)[0] == -signal.SIGKILL
         for other in set(range(count)) - {victim}:
             status, said = run.ends(other, STOPS_WITHIN)
@@ -86,16 +89,16 @@ def test_train_die_and_resume(tmp_path, cache, count, mesh, victim):
             assert "start all processes again with the same command and --resume" in said
     assert [record["step"] for record in metrics(broken)] == [1, 2, 3]
 
-    with train(broken, cache, count, mesh, f"5:*:{signal.SIGKILL.value}") as run:
+    with train(broken, cache, count, f"5:*:{signal.SIGKILL.value}") as run:
         run.all_end(status=-signal.SIGKILL)
     assert [record["step"] for record in metrics(broken)] == [1, 2, 3, 4, 5]
 
     if count == 2:  # a signal to one of them before the fifth step: all stop after the sixth, and have saved it
-        with train(broken, cache, count, mesh, f"4:1:{signal.SIGTERM.value}") as run:
+        with train(broken, cache, count, f"4:1:{signal.SIGTERM.value}") as run:
             run.all_end(status=EXIT_STOPPED)
         assert [record["step"] for record in metrics(broken)] == [1, 2, 3, 4, 5, 6]
 
-    with train(broken, cache, count, mesh) as run:
+    with train(broken, cache, count) as run:
         run.all_end()
     assert metrics(broken) == metrics(whole)
     ours, uninterrupted = params(broken), params(whole)

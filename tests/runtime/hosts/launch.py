@@ -82,10 +82,10 @@ class Processes:
             process.kill()
             process.wait()
 
-    def wait_for(self, text: str, seconds: float = 60.0) -> None:
-        """Until every process has said ``text``."""
+    def wait_for(self, text: str, seconds: float = 60.0, first: bool = False) -> None:
+        """Until every process, or only the first, has said ``text``."""
         deadline = time.monotonic() + seconds
-        while not all(text in output.read_text() for output in self.outputs):
+        while not all(text in output.read_text() for output in self.outputs[: 1 if first else None]):
             assert time.monotonic() < deadline, f"not everybody said {text!r}:\n{self.said()}"
             assert any(process.poll() is None for process in self.processes), self.said()
             time.sleep(0.05)

@@ -22,6 +22,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from medvista_jax.core.types import Trajectory, Turns, View, Views
 from medvista_jax.learning.sft import SFTConfig, sft_update
+from medvista_jax.learning.state import TrainState, start
+from medvista_jax.models.medvista_tiny import MedVistaTiny
 from medvista_jax.runtime.checkpoints import Checkpoints
 from medvista_jax.runtime.hosts import StopVote, host_batch, is_first, spread, start_hosts
 from medvista_jax.runtime.interrupt import Interrupts
@@ -37,6 +39,9 @@ SILENCE = 4.0
 EXIT_STOPPED = 130
 RULES = ((r"(kernel|embedding)$", PartitionSpec("fsdp")),)
 CONFIG = SFTConfig(buckets=(), chunk=ROWS)
+# One layer of the tiny model: every process but the first compiles anew, JAX's cache holds the first one's programs.
+LAYER = dataclasses.replace(tiny.MODEL.config.decoder, layers=1)
+MODEL = MedVistaTiny(dataclasses.replace(tiny.MODEL.config, decoder=LAYER))
 
 
 def load(step: int, rows: np.ndarray):
@@ -48,7 +53,7 @@ def load(step: int, rows: np.ndarray):
 def row_of(step: int, row: int) -> tuple[Trajectory, np.ndarray]:
     """One trajectory: an image, then random ids, of which every row samples another share."""
     rng = np.random.default_rng((step, row))
-    image = tiny.MODEL.tokens_per_image
+    image = MODEL.tokens_per_image
     length = int(rng.integers(image + 4, SLOTS))
     valid_S = np.arange(SLOTS) < length
     feature_S = np.where(np.arange(SLOTS) < image, np.arange(SLOTS), -1).astype(np.int32)
@@ -68,8 +73,14 @@ def row_of(step: int, row: int) -> tuple[Trajectory, np.ndarray]:
         turns=Turns(*[zero_R] * len(dataclasses.fields(Turns))),
         **dict.fromkeys(("turns_B", "calls_B", "answer_BN", "answer_length_B", "truncated_B")),
     )
-    pixels_IhwC = rng.integers(0, 256, (1, *tiny.MODEL.image_size, 1)).astype(np.uint8)
+    pixels_IhwC = rng.integers(0, 256, (1, *MODEL.image_size, 1)).astype(np.uint8)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[None], (trajectory, pixels_IhwC))
+
+
+def initial_state() -> TrainState:
+    params = tiny.params()
+    decoder = {name: leaves for name, leaves in params["decoder"].items() if name != "layer_1"}
+    return start(params | {"decoder": decoder}, ["^decoder"], tiny.optimizer(), jax.random.key(0))
 
 
 def main() -> None:
@@ -82,12 +93,12 @@ def main() -> None:
     with start_hosts(silence_seconds=SILENCE, start_seconds=60) as hosts, Interrupts() as interrupts:
         mesh = make_mesh(parse_mesh(args.mesh))
         replicated = NamedSharding(mesh, PartitionSpec())
-        state = tiny.make_state()
+        state = initial_state()
         # The rules know no typed keys; the step counter, a scalar as well, stands in.
         shardings = tree_shardings(RULES, state.replace(key=state.step), mesh)
         state = spread(state, shardings)
         update = jax.jit(
-            partial(sft_update, tiny.MODEL, tiny.optimizer(), CONFIG),
+            partial(sft_update, MODEL, tiny.optimizer(), CONFIG),
             donate_argnums=0,
             out_shardings=(shardings, replicated),
         )
