@@ -81,7 +81,6 @@ class Watch:
         self.tick = min(1.0, silence_seconds / 8)
         self._client, self._hook = client, hook
         self._beat = 0
-        self._answers = self._answers_seen = self._unanswered = 0
         self._suspicious = False
         self._ending: int | None = None
         self._stopped = threading.Event()
@@ -126,11 +125,11 @@ class Watch:
         time.sleep((_SUSPICIOUS_TICKS + _GRACE_TICKS + 2) * self.tick)
 
     def end(self, reason: str, status: int) -> None:
-        """Tells the others why this process ends, and gives them the time to read it. They stop, too."""
+        """Tells the others why this process ends, and stays until they have read it: the service may be in here."""
         self._ending = status
         self._record["end"] = reason
         self._say()
-        time.sleep(2 * self.tick)
+        time.sleep((_GRACE_TICKS + 3) * self.tick)
 
     def _explain_abort(self) -> tuple[str, int] | None:
         """Message and status, or ``None`` if the abort has nothing to do with the others."""
@@ -151,7 +150,7 @@ class Watch:
             try:
                 self._client.key_value_set(f"{_BEATS}/{self.process}", json.dumps(self._record), allow_overwrite=True)
             except jax.errors.JaxRuntimeError:
-                pass  # no answer is noticed by whoever counts the answers
+                pass  # the service is in process 0, whose silence is noticed
 
     def _beats(self) -> None:
         """Talks to the coordination service; blocks when that hangs, so nothing is decided here."""
@@ -166,25 +165,23 @@ class Watch:
                 number, record = int(key.rsplit("/", 1)[1]), json.loads(value)
                 if number != self.process and record != self._peers[number].said:
                     self._peers[number] = Peer(record)
-            self._answers += 1
 
     def _judges(self) -> None:
         while not self._stopped.wait(self.tick):
             self._hook.install()  # an accelerator's runtime brings a handler of its own when it starts
-            self._unanswered = 0 if self._answers != self._answers_seen else self._unanswered + 1
-            self._answers_seen = self._answers
             for peer in self._peers.values():
                 peer.quiet += 1
                 peer.ended += "end" in peer.said
             message = self._message()
             if message is not None and self._ending is None and not self._stopped.is_set():
+                if self.process == 0:  # the others hear through the service in here, and must find out as well
+                    time.sleep(_GRACE_TICKS * self.tick)
                 leave(message, EXIT_PEER_LOST)
 
     def _message(self) -> str | None:
         """Who is gone, ``None`` if nobody is."""
         ticks = _SUSPICIOUS_TICKS if self._suspicious else round(self.silence_seconds / self.tick)
-        if self.process != 0 and self._unanswered >= ticks:
-            return self._gone(0, f"it has not answered for {self._unanswered * self.tick:.0f} s")
+        # In order: without process 0 nothing is heard of anybody, and it is the first to be found silent.
         for number, peer in self._peers.items():
             if "end" in peer.said:
                 if self._suspicious or peer.ended > _GRACE_TICKS:

@@ -201,6 +201,16 @@ def test_a_process_that_dies_stops_the_other(tmp_path, victim, kind):
             assert status == EXIT_PEER_LOST and f"Process {1 - victim} of 2" in said, said
 
 
+def test_all_others_name_the_one_that_died(tmp_path):
+    """And not the first of them that stopped for it."""
+    with Processes(tmp_path, MEET, "loop", 60, count=4) as run:
+        run.wait_for("going")
+        run.send(2, signal.SIGKILL)
+        for other in (0, 1, 3):
+            status, said = run.ends(other, STOPS_WITHIN)
+            assert status == EXIT_PEER_LOST and f"Process 2 of 4 (pid {run.processes[2].pid} on " in said, run.said()
+
+
 @pytest.mark.parametrize(("what", "culprit"), [("fail", 1), ("fail_first", 0)])
 def test_an_error_of_one_is_the_reason_of_all(tmp_path, what, culprit):
     with Processes(tmp_path, MEET, what, 60, count=2) as run:

@@ -70,7 +70,7 @@ def leave(hosts: Hosts) -> None:
     """All leave with the same status, one later than the other: a signal does not come everywhere at once."""
     for number in steps():
         if number == 3:
-            time.sleep(0.3 * hosts.process)
+            time.sleep(0.7 * hosts.process)
             sys.exit(130)
 
 
