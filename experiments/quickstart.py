@@ -4,7 +4,7 @@
     python experiments/quickstart.py --seeds 3              # the table of the README
     python experiments/quickstart.py --teacher.shift 0 --out runs/unshifted
     python experiments/quickstart.py --preset short         # every stage, a few steps each: a smoke test
-    python experiments/quickstart.py --resume               # go on after Ctrl-C
+    python experiments/quickstart.py --resume               # go on after Ctrl-C or a kill
 
 Writes OUT/table.json, table.md, report.html, curves.png, metrics.jsonl and, for each seed, OUT/seed_K with the
 checkpoints and the policy of every stage and trajectories that `python -m medvista_jax replay OUT/seed_K` plays again.
@@ -47,13 +47,12 @@ from medvista_jax.learning.sft import SFTConfig, sft_step
 from medvista_jax.learning.state import OptimizerConfig, TrainState, start
 from medvista_jax.rollout.loop import Script
 from medvista_jax.rollout.sampling import Sampling
+from medvista_jax.runtime.checkpoints import CheckpointError
 from medvista_jax.runtime.compile_cache import enable_compile_cache
 from medvista_jax.runtime.interrupt import Interrupts
 from medvista_jax.runtime.metrics import MetricsLog, read_metrics, truncate
 from medvista_jax.runtime.progress import Progress, duration
 from medvista_jax.runtime.stages import Interrupted, NotFinite, Stage, fingerprint, run_stage
-
-EXIT_INTERRUPTED = 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,7 +287,7 @@ def measure(
         def after_batch(played: int) -> None:
             bar.advance(played)
             if interrupts.requested:
-                raise Interrupted("stopped in the evaluation; finished conditions are kept")
+                raise interrupts.stopped("stopped in the evaluation; finished conditions are kept")
 
         for condition, decoding in jobs:
             name = f"{condition.name}/{'tools' if condition.tools else 'no tools'}/{decoding}"
@@ -406,8 +405,8 @@ def main() -> int:
         run(config)
     except Interrupted as stop:
         print(f"\n{stop.args[0]}. Go on with:  python {' '.join([*sys.argv, '--resume'])}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (MissingSource, NotFinite, ValueError, PermissionError) as error:
+        return stop.exit_code
+    except (CheckpointError, MissingSource, NotFinite, ValueError, OSError) as error:
         print(f"quickstart: {error}", file=sys.stderr)
         return 1
     return 0

@@ -2,7 +2,7 @@
 
     python experiments/smol_align.py                     # one seed, within 45 minutes on two CPU cores
     python experiments/smol_align.py --preset short      # every stage, a few steps each: a smoke test
-    python experiments/smol_align.py --resume            # go on after Ctrl-C
+    python experiments/smol_align.py --resume            # go on after Ctrl-C or a kill
 
 Writes OUT/table.md, table.json, curves.png, metrics.jsonl, captions.md, and the hub folder OUT/model, which
 `models.load` opens and other experiments start from. The probe is held out (other brain template, other image regions):
@@ -40,6 +40,7 @@ from medvista_jax.models.inputs import Batch
 from medvista_jax.models.medvista_smol import MedVistaSmol
 from medvista_jax.models.medvista_smol.packaged import packaged_folder, save_for_view
 from medvista_jax.rollout.generate import greedy
+from medvista_jax.runtime.checkpoints import CheckpointError
 from medvista_jax.runtime.compile_cache import enable_compile_cache
 from medvista_jax.runtime.interrupt import Interrupts
 from medvista_jax.runtime.metrics import MetricsLog, read_metrics, truncate
@@ -49,7 +50,6 @@ from medvista_jax.runtime.wheels import MissingSource
 from medvista_jax.text.hub_chat import HubChat, load_chat
 from medvista_jax.tools.resample import apply_window, crop_resize
 
-EXIT_INTERRUPTED = 130
 TASKS = ("plane", "side")
 END = "<|im_end|>"
 FAMILY_WEIGHTS = {
@@ -187,7 +187,7 @@ def features_of(run: Run, name: str, items: list[AtlasItem]) -> np.ndarray:
 def stop_if_asked(run: Run, where: str) -> None:
     """Ctrl-C between two pieces of work."""
     if run.interrupts.requested:
-        raise Interrupted(f"stopped {where}")
+        raise run.interrupts.stopped(f"stopped {where}")
 
 
 def train_words(run: Run, items: list[AtlasItem], features: np.ndarray) -> TrainState:
@@ -387,8 +387,8 @@ def main() -> int:
         run_experiment(config)
     except Interrupted as stop:
         print(f"\n{stop.args[0]}. Go on with:  python {' '.join([*sys.argv, '--resume'])}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (MissingSource, NotFinite, ValueError, OSError) as error:
+        return stop.exit_code
+    except (CheckpointError, MissingSource, NotFinite, ValueError, OSError) as error:
         print(f"smol_align: {error}", file=sys.stderr)
         return 1
     return 0

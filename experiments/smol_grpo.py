@@ -3,7 +3,7 @@
     python experiments/smol_align.py                     # first: makes runs/smol_align/model
     python experiments/smol_grpo.py                      # one seed
     python experiments/smol_grpo.py --preset short       # every stage, a few steps each: a smoke test
-    python experiments/smol_grpo.py --resume             # go on after Ctrl-C
+    python experiments/smol_grpo.py --resume             # go on after Ctrl-C or a kill
 
 The question: how do the implanted stripes run? The whole image is shown too small to tell; the tool ``look`` enlarges
 the surroundings of one of five bright spots. The teacher of the SFT stage answers half of the questions without a look,
@@ -45,6 +45,7 @@ from medvista_jax.models.names import flatten
 from medvista_jax.models.tensor_files import BadCheckpoint
 from medvista_jax.rollout.loop import Script
 from medvista_jax.rollout.sampling import Sampling
+from medvista_jax.runtime.checkpoints import CheckpointError
 from medvista_jax.runtime.compile_cache import enable_compile_cache
 from medvista_jax.runtime.interrupt import Interrupts
 from medvista_jax.runtime.metrics import MetricsLog, read_metrics, truncate
@@ -52,8 +53,6 @@ from medvista_jax.runtime.progress import Progress
 from medvista_jax.runtime.stages import Interrupted, NotFinite, Stage, fingerprint
 from medvista_jax.runtime.wheels import MissingSource
 from medvista_jax.tools.resample import apply_window, crop_resize
-
-EXIT_INTERRUPTED = 130
 
 
 @partial(jax.jit, static_argnames=("model", "side"))
@@ -258,8 +257,8 @@ def main() -> int:
         run_experiment(config)
     except Interrupted as stop:
         print(f"\n{stop.args[0]}. Go on with:  python {' '.join([*sys.argv, '--resume'])}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except (BadCheckpoint, MissingSource, NotFinite, ValueError, OSError) as error:
+        return stop.exit_code
+    except (BadCheckpoint, CheckpointError, MissingSource, NotFinite, ValueError, OSError) as error:
         print(f"smol_grpo: {error}", file=sys.stderr)
         return 1
     return 0

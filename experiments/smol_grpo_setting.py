@@ -26,7 +26,7 @@ from medvista_jax.models.medvista_smol import MedVistaSmol
 from medvista_jax.runtime.interrupt import Interrupts
 from medvista_jax.runtime.metrics import MetricsLog
 from medvista_jax.runtime.progress import Progress
-from medvista_jax.runtime.stages import Interrupted, Stage, run_stage
+from medvista_jax.runtime.stages import Stage, run_stage
 from medvista_jax.text.chat import CompactChat
 from medvista_jax.text.hub_chat import load_tokenizer
 from medvista_jax.text.tokenizer import HubTokenizer
@@ -169,7 +169,7 @@ class Run:
     def stop_if_asked(self, where: str) -> None:
         """Ctrl-C between two pieces of work."""
         if self.interrupts.requested:
-            raise Interrupted(f"stopped {where}")
+            raise self.interrupts.stopped(f"stopped {where}")
 
     def stage(self, stage: Stage, state: TrainState) -> TrainState:
         """:func:`run_stage` with what is common to all."""

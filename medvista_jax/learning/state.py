@@ -12,6 +12,7 @@ from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from medvista_jax.core.types import Array, Params
+from medvista_jax.runtime.finite import watch_gradients
 
 FlatParams = dict[str, Array]
 
@@ -88,6 +89,7 @@ class OptimizerConfig:
             0.0, self.learning_rate, warmup, max(self.steps, warmup + 1), self.final * self.learning_rate
         )
         return optax.chain(
+            watch_gradients(),
             optax.clip_by_global_norm(self.clip_norm),
             optax.adamw(schedule, b2=self.b2, weight_decay=self.weight_decay),
         )

@@ -6,10 +6,13 @@ import json
 import math
 import os
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
+
+from medvista_jax.runtime.disk import require_writable
 
 RESERVED = ("stage", "step", "wall_seconds")
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -24,22 +27,60 @@ class MetricsLog:
     reader turns them back.
 
     Args:
-      path: the file; its folder is made, a file that is there is continued (see :func:`truncate`).
+      path: the file; its folder is made, a file that is there is continued (see :meth:`rewind`, :func:`truncate`).
+      writes: of several processes that train together one writes; the others count along in silence.
+
+    Raises:
+      DiskError: the folder cannot be written.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, writes: bool = True) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        records = _drop_broken_tail(self.path)
+        self._file: TextIO | None = None
+        records = []
+        if writes:
+            require_writable(self.path.parent)
+            records = _drop_broken_tail(self.path)
+            self._file = self.path.open("a", encoding="utf-8")
         before = records[-1]["wall_seconds"] if records else 0.0
         self._started = time.monotonic() - before
-        self._file = self.path.open("a", encoding="utf-8")
+        self._counts = Counter(record["stage"] for record in records)
 
     def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def position(self, stage: str) -> int:
+        """How many records of a stage are in the file, which is forced to the disk first: a checkpoint that remembers
+        the number must not outlive the records."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        return self._counts[stage]
+
+    def rewind(self, stage: str, position: int) -> int:
+        """Drops the records of a stage behind its first ``position`` ones: what a resumed run writes again.
+
+        Other stages keep theirs. Counting by stage, rather than by bytes of the file, stays right when an earlier
+        stage was run again in between.
+
+        Returns:
+          How many records of the stage there are now; fewer than ``position`` where the file has lost some.
+        """
+        if self._file is None:
+            self._counts[stage] = position
+        elif self._counts[stage] > position:
+            seen, kept = 0, []
+            for record in read_metrics(self.path):
+                seen += record["stage"] == stage
+                if record["stage"] != stage or seen <= position:
+                    kept.append(record)
+            self._file.close()
+            _rewrite(self.path, kept)
+            self._file = self.path.open("a", encoding="utf-8")
+            self._counts[stage] = position
+        return self._counts[stage]
 
     def write(self, stage: str, step: int, values: dict[str, Any]) -> None:
         """Appends one record.
@@ -62,12 +103,15 @@ class MetricsLog:
             if name in RESERVED:
                 raise ValueError(f"metric {name!r} collides with a field of every record")
             record[name] = _scalar(name, value)
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+        self._counts[stage] += 1
 
     def close(self) -> None:
         """Closes the file; closing twice is fine."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -156,4 +200,6 @@ def _rewrite(path: Path, records: list[dict[str, Any]]) -> None:
         for record in records:
             line = {k: _scalar(k, v) if isinstance(v, float) else v for k, v in record.items()}
             file.write(json.dumps(line, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(new, path)

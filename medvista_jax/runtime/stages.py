@@ -1,30 +1,41 @@
-"""Running one stage of training: steps, progress, metrics, checkpoints, Ctrl-C and resume."""
+"""Running one stage of training: steps, progress, metrics, checkpoints, Ctrl-C, pre-emption and resume to the bit."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from medvista_jax.runtime.checkpoints import Checkpoints
-from medvista_jax.runtime.interrupt import Interrupts
+from medvista_jax.runtime.checkpoints import CheckpointError, Checkpoints
+from medvista_jax.runtime.disk import DiskError, is_full, require_room
+from medvista_jax.runtime.finite import FiniteCheck, NotFinite, listed
+from medvista_jax.runtime.interrupt import Interrupted, Interrupts
+from medvista_jax.runtime.leaves import is_key
 from medvista_jax.runtime.metrics import MetricsLog
 from medvista_jax.runtime.progress import Progress
+from medvista_jax.runtime.vote import StopVote
+
+__all__ = ["Interrupted", "NotFinite", "Stage", "Stateful", "fingerprint", "run_stage"]
 
 
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM between two steps; the state is saved. ``args[0]`` says where to go on."""
+class Stateful(Protocol):
+    """What lives on the host and decides what comes next: a data iterator, a queue of filtered prompts.
 
+    The protocol of grain's iterators, which fit as they are. A state is bytes or JSON; ``set_state`` on a fresh object
+    makes it go on as the one did that gave the state.
+    """
 
-class NotFinite(RuntimeError):
-    """A loss became NaN or infinite; the last checkpoint is intact."""
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any) -> None: ...
 
 
 def fingerprint(config: Any) -> str:
@@ -47,9 +58,14 @@ class Stage:
       steps: how many.
       identity: :func:`fingerprint` of all that decides the result; a checkpoint of another identity is not reused.
       step: ``(state, batch) -> (state, metrics)``, jitted, may donate the state.
-      batch: ``step number -> batch``, a pure function, so that a resumed stage sees what it would have seen.
+      batch: ``step number -> batch``: a pure function, or one that also draws from what ``carried`` holds, as
+        ``lambda number: next(iterator)`` with ``carried={"data": iterator}``. Called once a step, in order.
       shown: metrics behind the progress bar.
       save_every: steps between checkpoints.
+      keep: checkpoints that stay.
+      carried: what else a checkpoint holds, by name: host state that a resumed stage needs to see what it would have
+        seen. Every process keeps its own.
+      finite: metrics that stop the run when they are NaN or infinite; others may be.
     """
 
     name: str
@@ -59,6 +75,9 @@ class Stage:
     batch: Callable[[int], Any]
     shown: tuple[str, ...] = ("loss",)
     save_every: int = 50
+    keep: int = 2
+    carried: Mapping[str, Stateful] = dataclasses.field(default_factory=dict)
+    finite: tuple[str, ...] = ("loss", "gradient_norm", "grad_norm")
 
 
 def run_stage(
@@ -74,7 +93,8 @@ def run_stage(
     """Run a stage to its end, or take it from its checkpoint.
 
     A finished stage of the same identity is reused. An unfinished one goes on where it was when ``resume`` is set, and
-    starts over otherwise.
+    starts over otherwise. A resumed stage ends with the parameters and the metrics of an unbroken one, bit for bit.
+    Several processes call it together; a signal to one of them stops all after the same step.
 
     Args:
       state: before the first step.
@@ -82,61 +102,145 @@ def run_stage(
 
     Raises:
       Interrupted: after saving.
-      NotFinite: the loss is NaN or infinite.
+      NotFinite: a step gave NaN or infinite values; none of them is in a checkpoint.
+      CheckpointError: every checkpoint is damaged, or they do not fit the state.
+      DiskError: the folder cannot be written, the checkpoints will not fit, or the disk became full.
     """
-    with Checkpoints(folder / stage.name) as checkpoints:
-        done, state = _find(stage, state, checkpoints, resume)
+    with Checkpoints(folder / stage.name, stage.keep, progress.note) as checkpoints:
+        done, state, records = _find(stage, state, checkpoints, resume)
         if done == stage.steps:
             progress.note(f"[{stage.name}] reused: {stage.steps} steps were done before")
             return state
+        if metrics.rewind(stage.name, records) < records:
+            progress.note(f"[{stage.name}] {metrics.path} has lost records of steps before {done}")
+        copies = min(stage.keep + 1, math.ceil((stage.steps - done) / stage.save_every))
+        require_room(checkpoints.folder, _nbytes(state), copies)
         with progress.stage(stage.name, total=stage.steps, done=done) as bar:
-            pending: dict[str, Any] | None = None
-            for number in range(done, stage.steps):
-                state, values = stage.step(state, stage.batch(number))
-                # Metrics of the step before: reading these would make the host wait for the device.
-                _record(stage, number - 1, pending, metrics, bar)
-                pending = values
-                last = number + 1 == stage.steps
-                if last or interrupts.requested or (number + 1) % stage.save_every == 0:
-                    _record(stage, number, pending, metrics, bar)
-                    pending = None
-                    checkpoints.save(number + 1, state, {"identity": stage.identity, "stage": stage.name})
-                if interrupts.requested and not last:
-                    checkpoints.wait()
-                    raise Interrupted(f"stopped in stage {stage.name} after step {number + 1} of {stage.steps}")
-    return state
+            return _Running(stage, checkpoints, metrics, interrupts, bar).run(state, done)
 
 
-def _find(stage: Stage, state: Any, checkpoints: Checkpoints, resume: bool) -> tuple[int, Any]:
-    """Steps done and the state after them."""
-    if checkpoints.latest() is None:
-        return 0, state
-    metadata = checkpoints.metadata()
-    if metadata.get("identity") != stage.identity:
-        return 0, state
+class _Running:
+    """The loop of one stage. Metrics are read one step late, so that the host does not wait for the device; whatever
+    is not finite is therefore noticed one step late too, and before anything is saved."""
+
+    def __init__(
+        self, stage: Stage, checkpoints: Checkpoints, metrics: MetricsLog, interrupts: Interrupts, bar: Any
+    ) -> None:
+        self.stage, self.checkpoints, self.metrics = stage, checkpoints, metrics
+        self.interrupts, self.bar = interrupts, bar
+
+    def run(self, state: Any, done: int) -> Any:
+        """From ``done`` steps to the end."""
+        stage = self.stage
+        check, vote = FiniteCheck(state), StopVote()
+        pending: dict[str, Any] | None = None
+        for number in range(done, stage.steps):
+            state, values = stage.step(state, stage.batch(number))
+            self.record(number, pending, state, check)
+            pending = values
+            last = number + 1 == stage.steps
+            stop = 0 if last else vote.cast(self.interrupts.exit_code)
+            if last or stop or (number + 1) % stage.save_every == 0:
+                self.record(number + 1, pending, state, check)
+                pending = None
+                self.save(number + 1, state, check)
+            else:
+                self.checkpoints.check()
+            if stop:
+                self.checkpoints.wait()
+                raise Interrupted(f"stopped in stage {stage.name} after step {number + 1} of {stage.steps}", stop)
+        return state
+
+    def record(self, number: int, values: dict[str, Any] | None, state: Any, check: FiniteCheck) -> None:
+        """Write the metrics of step ``number`` (the first is 1) and move the bar."""
+        if values is None:
+            return
+        host = {name: float(value) for name, value in values.items()}
+        try:
+            self.metrics.write(self.stage.name, number, host)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise DiskError(
+                f"the disk is full: {self.metrics.path} cannot be written at step {number} of stage {self.stage.name}; "
+                f"{self.kept()} Free some space and start again with --resume."
+            ) from error
+        odd = [f"{name} is {host[name]}" for name in self.stage.finite if not math.isfinite(host.get(name, 0.0))]
+        if odd:
+            self.stop_not_finite(number, ", ".join(odd), check.blame(state))
+        self.bar.advance(**{name: host[name] for name in self.stage.shown if name in host})
+
+    def save(self, number: int, state: Any, check: FiniteCheck) -> None:
+        """Start writing the state after ``number`` steps."""
+        if odd := check.blame(state):
+            self.stop_not_finite(number, "found before it was saved", odd)
+        self.checkpoints.save(
+            number,
+            state,
+            {
+                "identity": self.stage.identity,
+                "stage": self.stage.name,
+                "records": self.metrics.position(self.stage.name),
+            },
+            {name: _encoded(one.get_state()) for name, one in self.stage.carried.items()} or None,
+        )
+
+    def stop_not_finite(self, number: int, seen: str, tensors: list[str]) -> None:
+        named = f"\n{listed(tensors)}\n" if tensors else " (every tensor of the state is finite) "
+        raise NotFinite(
+            f"step {number} of stage {self.stage.name} is not finite: {seen}{named}Nothing of it is saved; "
+            f"{self.kept()} A smaller learning rate or a tighter gradient clip may help."
+        )
+
+    def kept(self) -> str:
+        """Says what the last good state is."""
+        self.checkpoints.wait()
+        latest = self.checkpoints.latest()
+        if latest is None:
+            return "no checkpoint of this stage was written before it."
+        return f"the last good state is checkpoint {latest} in {self.checkpoints.folder}."
+
+
+def _find(stage: Stage, state: Any, checkpoints: Checkpoints, resume: bool) -> tuple[int, Any, int]:
+    """Steps done, the state after them, and how many records of metrics belong to them."""
     latest = checkpoints.latest()
-    if latest == stage.steps or resume:
-        done, state, _ = checkpoints.restore(state)
-        # Orbax hands out committed arrays; a fresh run's are not, and a jitted step would compile again for them.
-        return done, jax.tree.map(_uncommitted, state)
-    return 0, state
+    if latest is None and not checkpoints.damaged():
+        return 0, state, 0
+    # Of a finished stage whose end is damaged the rest is done again, asked or not.
+    if checkpoints.metadata().get("identity") != stage.identity or (latest != stage.steps and not resume):
+        return 0, state, 0
+    done, restored, metadata = checkpoints.restore(state)
+    if metadata.get("identity") != stage.identity:
+        raise CheckpointError(
+            f"every checkpoint of this run in {checkpoints.folder} is damaged ({', '.join(checkpoints.damaged())}); "
+            f"checkpoint {done} is of a run with other settings. Remove the folder to begin anew."
+        )
+    for name, carried in (checkpoints.local(done) or {}).items():
+        if name in stage.carried:
+            stage.carried[name].set_state(_decoded(carried))
+    # Checkpoints from before records were counted: a step wrote one.
+    return done, jax.tree.map(_as_committed, state, restored), metadata.get("records", done)
 
 
-def _uncommitted(leaf: Any) -> Any:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+def _as_committed(like: Any, leaf: Any) -> Any:
+    """Orbax hands out arrays that are committed to their devices. Where those of a fresh run are not, a jitted step
+    would compile again for them; where they are, as on a mesh, the leaf stays as and where it is."""
+    if not isinstance(like, jax.Array) or like.committed:
+        return leaf
+    if is_key(leaf):
         return jax.random.wrap_key_data(np.asarray(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
     return jax.numpy.asarray(np.asarray(leaf))
 
 
-def _record(stage: Stage, number: int, values: dict[str, Any] | None, metrics: MetricsLog, bar: Any) -> None:
-    """Write a step's metrics and move the bar."""
-    if values is None:
-        return
-    host = {name: float(value) for name, value in values.items()}
-    metrics.write(stage.name, number + 1, host)
-    if not math.isfinite(host.get("loss", 0.0)):
-        raise NotFinite(
-            f"the loss of stage {stage.name} is {host['loss']} at step {number + 1}; "
-            "a smaller learning rate or a tighter gradient clip may help. The last checkpoint is intact."
-        )
-    bar.advance(**{name: host[name] for name in stage.shown if name in host})
+def _nbytes(state: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(state) if hasattr(leaf, "nbytes"))
+
+
+def _encoded(state: Any) -> dict[str, Any]:
+    if isinstance(state, bytes):
+        return {"base64": base64.b64encode(state).decode()}
+    return {"json": state}
+
+
+def _decoded(state: dict[str, Any]) -> Any:
+    return base64.b64decode(state["base64"]) if "base64" in state else state["json"]

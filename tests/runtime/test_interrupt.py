@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from medvista_jax.runtime.interrupt import Interrupts
+from medvista_jax.runtime.interrupt import Interrupted, Interrupts
 
 LOOP = """
 import sys, time
@@ -67,14 +67,32 @@ def test_second_signal_aborts():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="zeros are a mutex on Linux only")
 def test_second_signal_ends_even_a_native_call():
-    process = start(DEAF)
-    process.send_signal(signal.SIGINT)
-    # The answer comes at once although Python's own handler cannot run.
-    assert "Stopping after this step" in process.stderr.readline() + process.stderr.readline()
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == 130
-    process.communicate()
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = start(DEAF)
+        process.send_signal(number)
+        # The answer comes at once although Python's own handler cannot run.
+        assert "Stopping after this step" in process.stderr.readline() + process.stderr.readline()
+        assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(timeout=10) == code
+        process.communicate()
+
+
+def test_the_first_signal_decides_the_exit_status():
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        with Interrupts() as interrupts:
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+            stopped = interrupts.stopped("stopped after step 3")
+        assert isinstance(stopped, Interrupted)
+        assert (stopped.args[0], stopped.exit_code) == ("stopped after step 3", code)
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        assert interrupts.stopped("impatient").exit_code == 143
 
 
 def test_handlers_are_put_back():

@@ -65,6 +65,31 @@ def test_resume_drops_what_will_be_written_again(tmp_path):
     assert truncate(tmp_path / "absent.jsonl", 3) == 0
 
 
+def test_rewinding_keeps_the_first_records_of_a_stage_and_all_of_others(tmp_path):
+    path = tmp_path / "m.jsonl"
+    write(path, "sft", (1, 2))
+    with MetricsLog(path) as log:
+        assert (log.position("sft"), log.position("grpo")) == (2, 0)
+        log.write("grpo", 1, {"loss": jnp.nan})
+        log.write("sft", 3, {"loss": 2.0})
+        assert log.position("sft") == 3
+        assert log.rewind("sft", 2) == 2
+        assert names(path) == [("sft", 1), ("sft", 2), ("grpo", 1)]
+        log.write("sft", 3, {"loss": 3.0})
+        assert log.position("sft") == 3
+        assert log.rewind("sft", 7) == 3  # the file has lost four
+    assert names(path) == [("sft", 1), ("sft", 2), ("grpo", 1), ("sft", 3)]
+    assert math.isnan(read_metrics(path)[2]["loss"]) and read_metrics(path)[3]["loss"] == 3.0
+
+
+def test_one_process_of_several_writes(tmp_path):
+    with MetricsLog(tmp_path / "m.jsonl", writes=False) as log:
+        log.write("sft", 1, {"loss": 1.0})
+        assert log.position("sft") == 1
+        assert log.rewind("sft", 40) == 40
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_write_is_cut_off_and_time_goes_on(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"stage": "sft", "step": 0, "wall_seconds": 100.0}\n{"stage": "sft", "st')
