@@ -4,7 +4,7 @@
     python experiments/hosts_check.py --out gs://BUCKET/check --resume   # go on after a host was lost, or a signal
 
 OUT must be a folder that all hosts see. Kill one process and the others stop with exit status 76; send one of them
-SIGTERM and all save the same step and stop with 130. experiments/README.md has the commands for Cloud TPU.
+SIGTERM and all save the same step and stop with 143. experiments/README.md has the commands for Cloud TPU.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from medvista_jax.runtime.checkpoints import CheckpointError, Checkpoints
 from medvista_jax.runtime.compile_cache import enable_compile_cache
-from medvista_jax.runtime.hosts import Hosts, HostsError, StopVote, host_batch, is_first, spread, start_hosts
-from medvista_jax.runtime.interrupt import Interrupts
+from medvista_jax.runtime.disk import DiskError
+from medvista_jax.runtime.hosts import host_batch, is_first, run_on_hosts, spread
+from medvista_jax.runtime.interrupt import Interrupted, Interrupts
 from medvista_jax.runtime.mesh import MeshError, describe, make_mesh, parse_mesh
-
-EXIT_INTERRUPTED = 130
+from medvista_jax.runtime.vote import StopVote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +52,13 @@ def load(step: int, rows: np.ndarray, width: int) -> dict[str, np.ndarray]:
     return {"x": x_BD, "y": np.roll(x_BD, 1, axis=1)}
 
 
-def run(config: HostsCheck, hosts: Hosts) -> None:
+def run(config: HostsCheck) -> None:
     enable_compile_cache()
     mesh = make_mesh(parse_mesh(config.mesh))
     say = print if is_first() else lambda *_, **__: None
-    say(f"{hosts.processes} processes, {mesh.size} devices ({jax.devices()[0].device_kind}): {describe(mesh.shape)}")
+    say(
+        f"{jax.process_count()} processes, {mesh.size} devices ({jax.devices()[0].device_kind}): {describe(mesh.shape)}"
+    )
     split, whole = NamedSharding(mesh, PartitionSpec("fsdp")), NamedSharding(mesh, PartitionSpec())
 
     def loss_of(w_DD: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
@@ -71,7 +73,7 @@ def run(config: HostsCheck, hosts: Hosts) -> None:
         return w_DD - rate * gradient_DD, loss
 
     step = jax.jit(update, out_shardings=(split, whole), donate_argnums=0)
-    w_DD, done, votes = spread(np.zeros((config.width, config.width), np.float32), split), 0, StopVote(mesh)
+    w_DD, done, votes = spread(np.zeros((config.width, config.width), np.float32), split), 0, StopVote()
     with Checkpoints(f"{config.out}/checkpoints") as checkpoints, Interrupts() as interrupts:
         if config.resume and checkpoints.latest() is not None:
             done, w_DD, _ = checkpoints.restore(w_DD)
@@ -79,27 +81,29 @@ def run(config: HostsCheck, hosts: Hosts) -> None:
         for number in range(done, config.steps):
             batch = host_batch(lambda n, rows: load(n, rows, config.width), number, total, mesh)
             w_DD, loss = step(w_DD, batch)
-            stop, at = votes.stop(interrupts.requested), number + 1
+            stop, at = votes.cast(interrupts.exit_code), number + 1
             if stop or at % config.save_every == 0 or at == config.steps:
                 say(f"step {at}: loss {float(loss):.6f}, saved")
                 checkpoints.save(at, w_DD)
             if stop:
                 checkpoints.wait()
-                say(f"stopped after step {at}; go on with --resume")
-                sys.exit(EXIT_INTERRUPTED)
+                raise Interrupted(f"stopped after step {at}", stop)
             time.sleep(config.pause)
 
 
 def main() -> int:
     config = tyro.cli(HostsCheck, description=__doc__)
     try:
-        with start_hosts() as hosts:
-            run(config, hosts)
-    except (HostsError, MeshError, CheckpointError) as error:
+        run(config)
+    except Interrupted as stop:
+        if is_first():
+            print(f"{stop.args[0]}; go on with --resume", file=sys.stderr)
+        return stop.exit_code
+    except (MeshError, CheckpointError, DiskError) as error:
         print(f"hosts_check: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_on_hosts(main)

@@ -1,19 +1,20 @@
-"""Several processes as one run: start them, give each its rows of the batch, let them decide and stop together.
+"""Several processes as one run: start them, give each its rows of the batch, and end them together.
 
-    with start_hosts() as hosts:
+    def main() -> int:
         mesh = make_mesh(sizes)
-        votes = StopVote(mesh)
         for step in range(steps):
-            batch = host_batch(load, step, rows, mesh)
-            state, metrics = train_step(state, batch)
+            state, metrics = train_step(state, host_batch(load, step, rows, mesh))
             if is_first():
-                log.write("train", step, metrics)
-            if votes.stop(interrupts.requested):
-                break
+                print(step, float(metrics["loss"]))
+        return 0
 
-Every process runs the same program: same steps, same order of collectives (training steps, checkpoints, votes). Scalar
-metrics of a jitted step are replicated, ``float(metrics["loss"])`` works on every host. Nothing here starts processes;
-``gcloud … --worker=all``, GKE's JobSet, SLURM or a shell do (see ``experiments/README.md``).
+    if __name__ == "__main__":
+        run_on_hosts(main)
+
+Every process runs the same program: same steps, same order of collectives (training steps, checkpoints). Scalar metrics
+of a jitted step are replicated, ``float(metrics["loss"])`` works on every host; ``runtime.vote`` lets one of them stop
+all. Nothing here starts processes; ``gcloud … --worker=all``, GKE's JobSet, SLURM or a shell do (see
+``experiments/README.md``).
 """
 
 from __future__ import annotations
@@ -26,10 +27,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax._src import distributed, xla_bridge  # the client has no public name; Orbax takes it from here, too
 from jax._src.clusters import ClusterEnv
@@ -132,8 +132,7 @@ def start_hosts(
     process 0, ``MEDVISTA_PROCESSES``, ``MEDVISTA_PROCESS``), else found by JAX (Cloud TPU VM, GKE, SLURM, Open MPI). A
     process that is alone gets a :class:`Hosts` that does nothing.
 
-    SIGTERM keeps its meaning: JAX's preemption service, which would catch it, is off. :class:`StopVote` carries the
-    wish of one process to all.
+    SIGTERM keeps its meaning: JAX's preemption service, which would catch it, is off.
 
     Args:
       start_seconds: how long to wait for all to come; a pod may still be pulling its image.
@@ -156,6 +155,8 @@ def start_hosts(
         else:
             _await_coordinator(asked.coordinator, start_seconds)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # On CPUs, programs that overlap may enter their collectives in another order in another process, and all hang.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_preemption_service", False)
     left = max(1, math.ceil(start_seconds - (time.monotonic() - began)))
     hook = AbortHook(lambda: (_nobody_came(asked, start_seconds), EXIT_PEER_LOST))
@@ -185,6 +186,19 @@ def start_hosts(
         raise
     watch.start()
     return Hosts(state.process_id, state.num_processes, watch)
+
+
+def run_on_hosts(main: Callable[[], int]) -> NoReturn:
+    """``sys.exit(main())``, together with the other processes of the run if there are any.
+
+    A status other than 0 of one process ends the others, as an exception does; see :class:`Hosts`.
+    """
+    try:
+        hosts = start_hosts()
+    except HostsError as error:
+        sys.exit(str(error))
+    with hosts:
+        sys.exit(main())
 
 
 def is_first() -> bool:
@@ -253,34 +267,6 @@ def spread(tree: Any, shardings: Any) -> Any:
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
     return jax.tree.map(_place, tree, shardings)
-
-
-class StopVote:
-    """Whether any process wants to stop, so that all stop after the same step.
-
-    A signal reaches one process earlier than another, or only one. The answer is that of the call before: the vote runs
-    on the devices behind the step, and the host does not wait for it.
-    """
-
-    def __init__(self, mesh: Mesh) -> None:
-        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        self._shape = (mesh.size,)
-        self._any = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
-        self._pending: jax.Array | None = None
-
-    def stop(self, requested: bool) -> bool:
-        """Casts this process's vote. All processes must call it, once a step.
-
-        Returns:
-          Whether anybody wanted to stop at the call before; the same in all processes. A process that is alone
-          gets its own wish at once.
-        """
-        if jax.process_count() == 1:
-            return requested
-        mine = np.full((1,), requested, np.int32)
-        votes = jax.make_array_from_callback(self._shape, self._sharding, lambda index: mine)
-        before, self._pending = self._pending, self._any(votes)
-        return before is not None and bool(before)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,10 @@ from medvista_jax.runtime.hosts import (
     PROCESS,
     PROCESSES,
     HostsError,
-    StopVote,
     host_batch,
     is_first,
     local_rows,
+    run_on_hosts,
     spread,
     start_hosts,
 )
@@ -51,9 +51,13 @@ def test_a_process_that_is_alone():
     with start_hosts() as hosts, start_hosts(processes=1):
         hosts.barrier("alone", 0.1)
         assert (hosts.process, hosts.processes, is_first()) == (0, 1, True)
-        votes = StopVote(mesh)
-        assert [votes.stop(wish) for wish in (False, True, False)] == [False, True, False]
         assert local_rows(6, mesh).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_status_of_main_is_that_of_the_process():
+    with pytest.raises(SystemExit) as left:
+        run_on_hosts(lambda: 7)
+    assert left.value.code == 7
 
 
 def test_errors_pass_through_a_process_that_is_alone():
@@ -150,7 +154,7 @@ def test_rows_values_votes_and_barriers(tmp_path):
     assert first["shards"] == second["shards"] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert first["sum"] == second["sum"] == 28
     # Process 1 asks at its second vote; both hear of it at the third.
-    assert first["votes"] == second["votes"] == [False, False, True, False]
+    assert first["votes"] == second["votes"] == [0, 0, 143, 0]
     assert first["late"] == "barrier 'late': after 1 s, process 1 of 2 had not come"
 
 
@@ -239,7 +243,7 @@ def test_the_check_of_a_new_slice(tmp_path):
     with Processes(tmp_path / "one", *command, "--pause", 0.02, "--steps", 5000, count=2) as run:
         run.wait_for("step 20: loss", first=True)
         run.send(1, signal.SIGTERM)
-        said = run.all_end(status=130)
+        said = run.all_end(status=143)
     stopped = int(said[0].split("stopped after step ")[1].split(";")[0])
     assert "2 processes, 2 devices (cpu): data=1,fsdp=2,tensor=1" in said[0] and "loss" not in said[1]
     with Processes(tmp_path / "two", *command, "--steps", stopped + 3, "--resume", count=2) as run:

@@ -11,17 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from medvista_jax.runtime.hosts import (
-    Hosts,
-    HostsError,
-    StopVote,
-    host_batch,
-    is_first,
-    local_rows,
-    spread,
-    start_hosts,
-)
+from medvista_jax.runtime.hosts import Hosts, HostsError, host_batch, is_first, local_rows, spread, start_hosts
 from medvista_jax.runtime.mesh import make_mesh
+from medvista_jax.runtime.vote import StopVote
 from tests.runtime.hosts.launch import die_with_parent
 
 SILENCE = 2.0
@@ -122,8 +114,8 @@ def data(hosts: Hosts) -> None:
     result["shards"] = sorted(shard.data.tolist() for shard in table.addressable_shards)
     result["sum"] = float(jax.jit(jnp.sum)(table))  # a scalar of a jitted function is readable everywhere
 
-    votes = StopVote(plain)
-    result["votes"] = [votes.stop(number == 1 and hosts.process == 1) for number in range(4)]
+    votes = StopVote()
+    result["votes"] = [votes.cast(143 if number == hosts.process == 1 else 0) for number in range(4)]
 
     hosts.barrier("both", 30)
     if hosts.process == 1:

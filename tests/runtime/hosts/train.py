@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -24,19 +23,19 @@ from medvista_jax.core.types import Trajectory, Turns, View, Views
 from medvista_jax.learning.sft import SFTConfig, sft_update
 from medvista_jax.learning.state import TrainState, start
 from medvista_jax.models.medvista_tiny import MedVistaTiny
-from medvista_jax.runtime.checkpoints import Checkpoints
-from medvista_jax.runtime.hosts import StopVote, host_batch, is_first, spread, start_hosts
-from medvista_jax.runtime.interrupt import Interrupts
+from medvista_jax.runtime.hosts import host_batch, is_first, spread, start_hosts
+from medvista_jax.runtime.interrupt import Interrupted, Interrupts
 from medvista_jax.runtime.mesh import make_mesh, parse_mesh
-from medvista_jax.runtime.metrics import MetricsLog, truncate
+from medvista_jax.runtime.metrics import MetricsLog
+from medvista_jax.runtime.progress import Progress
 from medvista_jax.runtime.sharding import tree_shardings
+from medvista_jax.runtime.stages import Stage, run_stage
 from tests import tiny
 from tests.runtime.hosts.launch import die_with_parent
 
 ROWS, SLOTS = 4, 40
-SAVE_EVERY = 2
+STEPS = 10
 SILENCE = 4.0
-EXIT_STOPPED = 130
 RULES = ((r"(kernel|embedding)$", PartitionSpec("fsdp")),)
 CONFIG = SFTConfig(buckets=(), chunk=ROWS)
 # One layer of the tiny model: every process but the first compiles anew, JAX's cache holds the first one's programs.
@@ -83,61 +82,60 @@ def initial_state() -> TrainState:
     return start(params | {"decoder": decoder}, ["^decoder"], tiny.optimizer(), jax.random.key(0))
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--mesh", default="data=-1")
     parser.add_argument("--signal", default="", help="STEP:PROCESS:NUMBER, sent to itself before the step; * for all")
     args = parser.parse_args()
-    with start_hosts(silence_seconds=SILENCE, start_seconds=60) as hosts, Interrupts() as interrupts:
-        mesh = make_mesh(parse_mesh(args.mesh))
-        replicated = NamedSharding(mesh, PartitionSpec())
-        state = initial_state()
-        # The rules know no typed keys; the step counter, a scalar as well, stands in.
-        shardings = tree_shardings(RULES, state.replace(key=state.step), mesh)
-        state = spread(state, shardings)
-        update = jax.jit(
-            partial(sft_update, MODEL, tiny.optimizer(), CONFIG),
-            donate_argnums=0,
-            out_shardings=(shardings, replicated),
-        )
-        votes = StopVote(mesh)
-        with Checkpoints(args.folder / "checkpoints") as checkpoints:
-            done = checkpoints.latest() or 0
-            if done:
-                _, state, _ = checkpoints.restore(state)
-            log = metrics_log(args.folder / "metrics.jsonl", done) if is_first() else None
-            for number in range(done, args.steps):
-                obey(args.signal, number, hosts.process)
-                state, metrics = update(state, *host_batch(load, number, ROWS, mesh))
-                values = {name: float(value) for name, value in metrics.items()}  # on every host
-                if log:
-                    log.write("sft", number + 1, values)
-                stop = votes.stop(interrupts.requested)
-                if stop or (number + 1) % SAVE_EVERY == 0:
-                    checkpoints.save(number + 1, state)
-                    checkpoints.wait()
-                if stop:
-                    sys.exit(EXIT_STOPPED)
-        whole = jax.jit(lambda tree: tree, out_shardings=replicated)(state.trainable)
-        if is_first():
-            np.savez(args.folder / "params.npz", **{path: np.asarray(leaf) for path, leaf in whole.items()})
+    mesh = make_mesh(parse_mesh(args.mesh))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    state = initial_state()
+    # The rules know no typed keys; the step counter, a scalar as well, stands in.
+    shardings = tree_shardings(RULES, state.replace(key=state.step), mesh)
+    update = jax.jit(
+        lambda state, batch: sft_update(MODEL, tiny.optimizer(), CONFIG, state, *batch),
+        donate_argnums=0,
+        out_shardings=(shardings, replicated),
+    )
+
+    def batch(number: int):
+        obey(args.signal, number)
+        return host_batch(load, number, ROWS, mesh)
+
+    stage = Stage("sft", STEPS, "of the test", update, batch, save_every=2)
+    with (
+        Interrupts() as interrupts,
+        Progress(live=False) as progress,
+        MetricsLog(args.folder / "metrics.jsonl", is_first()) as metrics,
+    ):
+        try:
+            state = run_stage(
+                stage,
+                spread(state, shardings),
+                args.folder / "checkpoints",
+                progress=progress,
+                metrics=metrics,
+                interrupts=interrupts,
+                resume=True,
+            )
+        except Interrupted as stop:
+            return stop.exit_code
+    whole = jax.jit(lambda tree: tree, out_shardings=replicated)(state.trainable)
+    if is_first():
+        np.savez(args.folder / "params.npz", **{path: np.asarray(leaf) for path, leaf in whole.items()})
+    return 0
 
 
-def metrics_log(path: Path, done: int) -> MetricsLog:
-    truncate(path, done)
-    return MetricsLog(path)
-
-
-def obey(order: str, step: int, process: int) -> None:
+def obey(order: str, step: int) -> None:
     when, _, rest = order.partition(":")
     who, _, number = rest.partition(":")
-    if when == str(step) and who in ("*", str(process)):
+    if when == str(step) and who in ("*", str(jax.process_index())):
         os.kill(os.getpid(), int(number))
 
 
 if __name__ == "__main__":
     die_with_parent()
     jax.config.update("jax_disable_most_optimizations", True)
-    main()
+    with start_hosts(silence_seconds=SILENCE, start_seconds=60):
+        sys.exit(main())
