@@ -82,9 +82,10 @@ class Hosts:
             distributed.global_state.client.wait_at_barrier("medvista/end", _DAY_MS)
             self._watch.stop()
             return
-        if _is_broken_collective(error):
-            self._watch.suspect()
         status = _exit_status(error)
+        # A main that reports errors by itself may have made a status of 1 of a failed collective.
+        if _is_broken_collective(error) or (isinstance(error, SystemExit) and status == 1):
+            self._watch.suspect()
         # The traceback first: whoever reads the line of another process looks for it here.
         if isinstance(error, HostsError) or (isinstance(error, SystemExit) and isinstance(error.code, str)):
             print(error, file=sys.stderr)

@@ -205,6 +205,14 @@ def test_a_process_that_dies_stops_the_other(tmp_path, victim, kind):
             assert status == EXIT_PEER_LOST and f"Process {1 - victim} of 2" in said, said
 
 
+def test_a_program_that_reports_errors_by_itself_does_not_hide_who_died(tmp_path):
+    with Processes(tmp_path, MEET, "swallow", 60, count=2) as run:
+        run.wait_for("going")
+        run.send(1, signal.SIGKILL)
+        status, said = run.ends(0, STOPS_WITHIN)
+        assert status == EXIT_PEER_LOST and "Process 1 of 2" in said, said
+
+
 def test_all_others_name_the_one_that_died(tmp_path):
     """And not the first of them that stopped for it."""
     with Processes(tmp_path, MEET, "loop", 60, count=4) as run:

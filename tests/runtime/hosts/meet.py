@@ -44,6 +44,15 @@ def loop(hosts: Hosts) -> None:
         pass
 
 
+def swallow(hosts: Hosts) -> None:
+    """As ``loop``, in a program that reports its errors by itself."""
+    try:
+        loop(hosts)
+    except (ValueError, RuntimeError) as error:
+        print(error)
+        sys.exit(1)
+
+
 def fail(hosts: Hosts) -> None:
     """The last process has an error of its own; the others are in a collective."""
     for number in steps():
