@@ -156,8 +156,6 @@ def start_hosts(
         else:
             _await_coordinator(asked.coordinator, start_seconds)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # On CPUs, programs that overlap may enter their collectives in another order in another process, and all hang.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     jax.config.update("jax_enable_preemption_service", False)
     left = max(1, math.ceil(start_seconds - (time.monotonic() - began)))
     hook = AbortHook(lambda: (_nobody_came(asked, start_seconds), EXIT_PEER_LOST))
