@@ -19,8 +19,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medvista_jax"
 
 
-def compile_cache_folder() -> Path | None:
-    """Where compiled programs are kept, ``None`` when ``MEDVISTA_COMPILE_CACHE=off``.
+def compile_cache_folder() -> Path | str | None:
+    """Where compiled programs are kept, ``None`` when ``MEDVISTA_COMPILE_CACHE=off``; a URL (``gs://…``) as a string.
 
     The first of: ``MEDVISTA_COMPILE_CACHE``, ``JAX_COMPILATION_CACHE_DIR``, ``compiled`` in
     :func:`cache_folder`. In the last case the folder is one of this machine's instruction set: XLA compiles
@@ -29,12 +29,14 @@ def compile_cache_folder() -> Path | None:
     chosen = os.environ.get(VARIABLE) or os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if chosen is not None and chosen.lower() == "off":
         return None
+    if chosen and "://" in chosen:
+        return chosen
     if chosen:
         return Path(chosen).expanduser()
     return cache_folder() / "compiled" / _instruction_set()
 
 
-def enable_compile_cache() -> Path | None:
+def enable_compile_cache() -> Path | str | None:
     """Keeps every program that took longer than a second to compile. Call it before the first compilation.
 
     Returns:
@@ -48,7 +50,8 @@ def enable_compile_cache() -> Path | None:
         jax.config.update("jax_enable_compilation_cache", False)
         return None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
     except OSError:
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))

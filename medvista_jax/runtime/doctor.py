@@ -177,6 +177,9 @@ def check_storage(folder: Path | None = None) -> list[Check]:
     if cache is None:
         checks.append(Check("storage", "compile cache", "off", f"unset {VARIABLE}", needed=False))
         return checks
+    if isinstance(cache, str):
+        checks.append(Check("storage", "compile cache", cache))
+        return checks
     writable = next((p for p in (cache, *cache.parents) if p.exists()), Path("/"))
     if not os.access(writable, os.W_OK):
         checks.append(

@@ -46,7 +46,9 @@ def survey(
     answer replicated) reads each shard on its own device, so that nothing is gathered. Small ones come to the host.
     """
     at_home = {path for path, leaf in leaves.items() if _is_small(leaf)}
-    fetched = jax.device_get({path: leaf if path in at_home else on_device(leaf) for path, leaf in leaves.items()})
+    # Several processes: one leaf after another. On CPUs, collectives in flight take each other's threads, and hang.
+    ask = on_device if jax.process_count() == 1 else lambda leaf: jax.block_until_ready(on_device(leaf))
+    fetched = jax.device_get({path: leaf if path in at_home else ask(leaf) for path, leaf in leaves.items()})
     return {path: np.asarray(on_host(fetched[path]) if path in at_home else fetched[path]) for path in leaves}
 
 

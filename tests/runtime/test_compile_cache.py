@@ -26,5 +26,7 @@ def test_the_environment_decides(monkeypatch, tmp_path):
     assert "medvista_jax" in str(compile_cache_folder())
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     assert compile_cache_folder() == tmp_path
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/compiled")  # a Path would drop a slash
+    assert compile_cache_folder() == "gs://bucket/compiled"
     monkeypatch.setenv("MEDVISTA_COMPILE_CACHE", "off")
     assert compile_cache_folder() is None
