@@ -9,11 +9,14 @@ TEST_STAMP := $(VENV)/.installed-tests
 NEW_ENOUGH := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
   $$p -c '$(NEW_ENOUGH)' 2>/dev/null && command -v $$p && exit; done; command -v python3)
+# The TPU compiler, for programs that are compiled without a TPU. Not among the packages: JAX would look for chips.
+LIBTPU := $(VENV)/share/libtpu
+LIBTPU_VERSION := libtpu==0.0.42.1
 ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint doctor install install-tests clean
+.PHONY: help quickstart test aot lint doctor install install-tests clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,6 +28,9 @@ quickstart: $(STAMP)  ## install, then train, evaluate and report medvista-tiny 
 
 test: $(TEST_STAMP)  ## all tests, on JOBS processes
 	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile $(ARGS)
+
+aot: $(TEST_STAMP)  ## compile the 8B programs for TPUs that are not here (pass options with ARGS="…")
+	@TPU_LIBRARY_PATH=$(CURDIR)/$(LIBTPU)/libtpu/libtpu.so $(BIN)/python -m medvista_jax.runtime.aot $(ARGS)
 
 lint: $(TEST_STAMP)  ## ruff
 	@$(BIN)/ruff check .
@@ -53,4 +59,5 @@ $(STAMP): requirements.txt pyproject.toml
 $(TEST_STAMP): $(STAMP)
 	@echo "Installing what the tests need (once) …"
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --target $(LIBTPU) --upgrade $(LIBTPU_VERSION)
 	@touch $(TEST_STAMP)

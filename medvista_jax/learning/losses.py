@@ -13,14 +13,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from medvista_jax.core.layout import platform, shards
 from medvista_jax.core.types import Array, Params, Trajectory
 from medvista_jax.learning.kl import LOG_RATIO_BOUND
+from medvista_jax.learning.placement import with_whole_head
 from medvista_jax.models.vlm import Features, VisionLanguageModel
 from medvista_jax.rollout.sampling import log_softmax_at
 from medvista_jax.text.constraint import Constraint, within_set
 
 SLOTS_AT_ONCE = 16
 """Of every row, the sampled slots whose logits exist at one time. With 16 rows that is a matrix product of 256 rows."""
+TOKENS_AT_ONCE = 1024
+"""The same on an accelerator for all rows of a device: reading the head should not take longer than its product."""
 
 
 class TokenScores(NamedTuple):
@@ -38,14 +42,14 @@ def score_tokens(
     temperature: Array,
     constraint: Constraint | None = None,
     *,
-    slots_at_once: int = SLOTS_AT_ONCE,
+    slots_at_once: int | None = None,
     entropy_gradient: bool = False,
 ) -> TokenScores:
     """Log-probability of every sampled id given what came before it, at the sampling temperature.
 
     The logits of slot ``s - 1``'s hidden state choose the id at slot ``s``; holes are bridged by taking the row's last
-    valid slot before ``s``. Logits exist for ``slots_at_once`` sampled slots of every row at a time, forward and
-    backward: there is no array ``[B, S, V]``.
+    valid slot before ``s``. Logits exist for ``slots_at_once`` sampled slots of every row at a time (by default
+    :data:`SLOTS_AT_ONCE`), forward and backward: there is no array ``[B, S, V]``.
 
     Args:
       constraint: of the environment that the trajectory was sampled in: an id's probability is that among the tokens
@@ -60,7 +64,11 @@ def score_tokens(
         trajectory.positions_BSZ,
         trajectory.valid_BS,
     )
-    slots = trajectory.tokens_BS.shape[1]
+    batch, slots = trajectory.tokens_BS.shape
+    if slots_at_once is None:
+        mine = batch // shards("batch", batch)
+        slots_at_once = SLOTS_AT_ONCE if platform() == "cpu" else max(SLOTS_AT_ONCE, TOKENS_AT_ONCE // mine)
+    params = with_whole_head(model, params)  # once, and not for every chunk
     slots_S = jnp.arange(slots)
     seen_BS = jax.lax.cummax(jnp.where(trajectory.valid_BS, slots_S[None, :], 0), axis=1)
     before_BS = jnp.pad(seen_BS[:, :-1], ((0, 0), (1, 0)))

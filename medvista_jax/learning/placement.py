@@ -108,6 +108,17 @@ def policy_params(model: VisionLanguageModel, state: TrainState) -> Params:
     return join(flat, {})
 
 
+def with_whole_head(model: VisionLanguageModel, params: Params) -> Params:
+    """Parameters whose output embedding is whole along ``fsdp``; on one device, as they are."""
+    if not managed():
+        return params
+    decoder, mesh = params["decoder"], jax.sharding.get_abstract_mesh()
+    name = "head" if "head" in decoder else "embedding"
+    where = policy_specifications(model, {f"decoder/{name}": decoder[name]}, mesh)[f"decoder/{name}"]
+    head_VE = jax.lax.with_sharding_constraint(decoder[name], where)
+    return {**params, "decoder": {**decoder, name: head_VE}}
+
+
 def policy_specifications(model: VisionLanguageModel, flat: FlatParams, mesh: Any) -> dict[str, PartitionSpec]:
     """Where the leaves of :func:`policy_params` lie, by path."""
     rules = _without(sharding_rules(model), "fsdp")

@@ -24,7 +24,7 @@ QUERIES_AT_ONCE = 32
 """Of a row, over a cache, on an accelerator."""
 
 _LANES = 128
-"""Slots and head width that the splash kernel takes are multiples of this."""
+"""Slots and head width that the splash kernel takes are multiples of this; slots are padded."""
 
 
 def attend(q_BTHD: Array, k_BKDS: Array, v_BKSD: Array, mask_BTS: Array | None) -> Array:
@@ -75,7 +75,7 @@ def self_attention(q_BTHD: Array, k_BTKD: Array, v_BTKD: Array, valid_BT: Array,
       implementation: of :data:`ATTENTION`.
 
     Raises:
-      ValueError: ``"splash"`` for a shape that the kernel does not take.
+      ValueError: ``"splash"`` for a head width that the kernel does not take.
     """
     if implementation == "auto":
         implementation = chosen(q_BTHD.shape, q_BTHD.dtype)
@@ -94,7 +94,7 @@ def self_attention(q_BTHD: Array, k_BTKD: Array, v_BTKD: Array, valid_BT: Array,
 def chosen(shape_BTHD: tuple[int, ...], dtype: jnp.dtype) -> str:
     """What ``"auto"`` means for queries of this shape."""
     platform = layout.platform()
-    if platform == "tpu" and shape_BTHD[1] % _LANES == 0 and shape_BTHD[3] % _LANES == 0:
+    if platform == "tpu" and shape_BTHD[1] >= _LANES and shape_BTHD[3] % _LANES == 0:
         return "splash"
     if platform in ("gpu", "cuda") and dtype in (jnp.bfloat16, jnp.float16):
         return "dot_product"
@@ -105,15 +105,17 @@ def _splash(q_BTHD: Array, k_BTKD: Array, v_BTKD: Array, valid_BT: Array) -> Arr
     """The kernel a row and KV head, on each device for its own rows and heads."""
     batch, length, heads, head_dim = q_BTHD.shape
     kv_heads = k_BTKD.shape[2]
-    if length % _LANES or head_dim % _LANES:
+    if head_dim % _LANES:
         raise ValueError(
-            f"the splash kernel needs slots and head width in multiples of {_LANES}, not {length} and {head_dim}; "
-            "round the buckets up, or take attention='auto'"
+            f"the splash kernel needs a head width that is a multiple of {_LANES}, not {head_dim}; "
+            "take attention='auto'"
         )
-    interpret = layout.platform() != "tpu"
+    spare, interpret = -length % _LANES, layout.platform() != "tpu"
+    pad = lambda x_BT: jnp.pad(x_BT, ((0, 0), (0, spare)) + ((0, 0),) * (x_BT.ndim - 2))  # noqa: E731
+    q_BTHD, k_BTKD, v_BTKD, valid_BT = map(pad, (q_BTHD, k_BTKD, v_BTKD, valid_BT))
 
     def on_device(q_BTKMD: Array, k_BTKD: Array, v_BTKD: Array, valid_BT: Array) -> Array:
-        kernel = _splash_kernel(heads // kv_heads, length, interpret)
+        kernel = _splash_kernel(heads // kv_heads, length + spare, interpret)
         # A slot that is not valid sees its like, itself at least, so that every softmax has something to sum.
         segment_BT = valid_BT.astype(jnp.int32)
 
@@ -124,15 +126,15 @@ def _splash(q_BTHD: Array, k_BTKD: Array, v_BTKD: Array, valid_BT: Array) -> Arr
 
         return jax.vmap(row)(q_BTKMD, k_BTKD, v_BTKD, segment_BT)
 
-    q_BTKMD = (q_BTHD * head_dim**-0.5).reshape(batch, length, kv_heads, heads // kv_heads, head_dim)
+    q_BTKMD = (q_BTHD * head_dim**-0.5).reshape(batch, length + spare, kv_heads, heads // kv_heads, head_dim)
     operands = (q_BTKMD, k_BTKD, v_BTKD, valid_BT)
     axes = layout.managed()
     if not axes:
-        return on_device(*operands)
+        return on_device(*operands)[:, :length]
     names = (("batch", None, "heads"), ("batch", None, "heads"), ("batch", None, "heads"), ("batch",))
     places = tuple(layout.specification(x.shape, *name) for x, name in zip(operands, names, strict=True))
     shared = jax.shard_map(on_device, in_specs=places, out_specs=places[0], axis_names=axes, check_vma=False)
-    return shared(*operands)
+    return shared(*operands)[:, :length]
 
 
 def _splash_kernel(shared: int, length: int, interpret: bool) -> splash.SplashAttentionKernel:

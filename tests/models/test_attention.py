@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medvista_jax.models.attention import chosen, self_attention
+from medvista_jax.core import layout
+from medvista_jax.models.attention import attend, chosen, self_attention
+from medvista_jax.models.vlm import chunk_mask
 
 LENGTH, HEADS, KV_HEADS, SIZE = 128, 4, 2, 128
 
@@ -59,10 +61,26 @@ def test_gradients_agree(implementation):
         np.testing.assert_allclose(a, b, atol=1e-4)  # sums of 128 products of unit size in float32
 
 
-def test_a_shape_that_the_kernel_does_not_take_says_so():
+def test_the_kernel_takes_any_number_of_slots():
     q, k, v, valid = (x[:, :100] for x in case())
-    with pytest.raises(ValueError, match="multiples of 128, not 100 and 128"):
-        self_attention(q, k, v, valid, "splash")
+    got = np.asarray(self_attention(q, k, v, valid, "splash"))
+    there = np.asarray(valid)
+    np.testing.assert_allclose(got[there], by_numpy(q, k, v, valid)[there], atol=2e-5)
+
+
+def test_a_head_width_that_the_kernel_does_not_take_says_so():
+    q, k, v, valid = case()
+    with pytest.raises(ValueError, match="multiple of 128, not 64"):
+        self_attention(q[..., :64], k[..., :64], v[..., :64], valid, "splash")
+
+
+def test_blocks_of_queries_are_the_whole(monkeypatch):
+    q, k, v, valid = case(3)
+    mask = chunk_mask(valid, LENGTH, 0)[:, :70]  # no multiple of a block
+    operands = (q[:, :70], k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3), mask)
+    whole = attend(*operands)
+    monkeypatch.setattr(layout, "platform", lambda: "tpu")
+    np.testing.assert_allclose(attend(*operands), whole, atol=1e-6)
 
 
 def test_auto_on_a_cpu_is_plain():

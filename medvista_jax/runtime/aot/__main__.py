@@ -1,10 +1,11 @@
 """Compile a plan's programs for TPUs that are not here, and say whether they fit.
 
-    python -m medvista_jax.runtime.aot --plan qwen3-vl-8b/v6e-16
+    make aot ARGS="--plan qwen3-vl-8b/v6e-16"                       # installs the compiler beside the other packages
     python -m medvista_jax.runtime.aot --model qwen3-vl-8b --topology v6e:4x4 --mesh fsdp=4,tensor=4
     python -m medvista_jax.runtime.aot --all --json plans.json      # every ready-made plan; prints the README's table
 
-Needs the TPU compiler (pip install 'jax[tpu]==0.10.2') and no TPU. Exits with 1 where a program does not fit.
+Needs the TPU compiler and no TPU: 'make aot' brings it, or TPU_LIBRARY_PATH names a libtpu.so. Exits with 1 where a
+program does not fit.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser("python -m medvista_jax.runtime.aot", description=__doc__, formatter_class=text)
     command.add_argument("--plan", choices=sorted(PLANS), help="a ready-made plan; options beside it overrule it")
     command.add_argument("--all", action="store_true", help="every ready-made plan, as a table")
+    command.add_argument("--small", action="store_true", help="the small plan that the tests compile")
     command.add_argument("--model", help=f"{', '.join(MODELS)}, or a folder in the hub's layout")
     command.add_argument("--topology", help="such as v5e:8x8, v6e:4x4, v5p:2x2x1")
     command.add_argument("--mesh", help="such as fsdp=4,tensor=4; axes left out are 1")
@@ -47,11 +49,13 @@ def plans_of(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
       ValueError: a mesh that makes no sense, or a size that is not positive.
     """
-    from medvista_jax.runtime.aot.plans import PLANS, Plan
+    from medvista_jax.runtime.aot.plans import PLANS, SMALL, Plan
     from medvista_jax.runtime.mesh import abstract_mesh, parse_mesh
 
     if options.all:
         return dict(PLANS)
+    if options.small:
+        return {"small": SMALL}
     plan = PLANS[options.plan] if options.plan else Plan()
     names = [field.name for field in dataclasses.fields(Plan) if field.name != "mesh"]
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}

@@ -1,8 +1,8 @@
 """What a compiled program does, read from its text (optimised HLO): operations and bytes of collectives, loops counted.
 
-XLA's own ``cost_analysis`` counts the body of a loop once. Here a loop counts as often as the compiler knows that it
-runs; one whose end depends on the data (decoding, turns) counts once and is named in :attr:`Cost.open_loops`. Of a
-conditional's branches the costliest counts.
+XLA's own ``cost_analysis`` counts the body of a loop once. Here a loop counts as often as its condition says: a scan's
+compares its counter with a constant. One whose end depends on the data (decoding, turns) counts once and is counted in
+:attr:`Cost.open_loops`. Of a conditional's branches the costliest counts.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Callable
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {
@@ -31,7 +32,6 @@ _BYTES = {
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _HEADER = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s*\(.*\)\s*->.*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT\s+)?%?([\w.\-]+)\s*=\s*(.*?)\s([a-z][\w\-]*)\((.*)$")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,19 +100,36 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
 def cost(text: str) -> Cost:
     """The cost of a compiled program from ``compiled.as_text()``."""
     found, entry = computations(text)
+    turns = lambda name: _trips(found.get(name, []))  # noqa: E731
     types = {name: {i.name: i.result for i in instructions} for name, instructions in found.items()}
 
     @functools.cache
     def of(name: str) -> Cost:
         total = Cost()
         for instruction in found.get(name, ()):
-            _count(instruction, types[name], of, total)
+            _count(instruction, types[name], of, turns, total)
         return total
 
     return of(entry)
 
 
-def _count(instruction: Instruction, types: dict[str, str], of, total: Cost) -> None:
+def _trips(condition: list[Instruction]) -> int | None:
+    """How often a loop runs whose counter goes up from 0 by one; None where something else ends it."""
+    root = condition[-1] if condition else None
+    if root is None or root.kind != "compare" or "direction=LT" not in root.rest:
+        return None
+    constants = {i.name: int(i.rest.split(")")[0]) for i in condition if i.kind == "constant" and "s32[]" in i.result}
+    bound = re.findall(r"%([\w.\-]+)", root.rest.split(")")[0])[-1]
+    return constants.get(bound)
+
+
+def _count(
+    instruction: Instruction,
+    types: dict[str, str],
+    of: Callable[[str], Cost],
+    turns: Callable[[str], int | None],
+    total: Cost,
+) -> None:
     kind, rest = instruction.kind, instruction.rest
     base = kind.removesuffix("-start")
     if base in COLLECTIVES and not kind.endswith("-done"):
@@ -122,9 +139,9 @@ def _count(instruction: Instruction, types: dict[str, str], of, total: Cost) -> 
         size = sum(_BYTES[dtype] * math.prod(shape) for dtype, shape in arrays)
         total.add(Cost(collectives={base: (1.0, float(size))}))
     elif kind == "while":
-        trips = _TRIPS.search(rest)
+        trips = turns(_called(rest, "condition"))
         total.open_loops += trips is None
-        total.add(of(_called(rest, "body")), float(trips[1]) if trips else 1.0)
+        total.add(of(_called(rest, "body")), 1.0 if trips is None else trips)
     elif kind == "conditional":
         names = re.search(r"branch_computations=\{([^}]*)\}", rest)
         branches = (

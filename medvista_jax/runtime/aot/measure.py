@@ -77,8 +77,8 @@ def topology_mesh(topology: str, sizes: tuple[int, ...]) -> Mesh:
     except Exception as error:  # JAX raises several kinds, XlaRuntimeError among them
         reason = " ".join(str(error).split())[:300]
         raise NoCompiler(
-            f"no TPU compiler for topology {topology!r}: {reason}. Install it with  pip install 'jax[tpu]==0.10.2'  ; "
-            "topologies are named like v5e:8x8, v6e:4x4, v5p:2x2x1"
+            f"no TPU compiler for topology {topology!r}: {reason}. 'make aot' installs it, or pip install "
+            "'jax[tpu]' of this jax; topologies are named like v5e:8x8, v6e:4x4, v5p:2x2x1"
         ) from error
     count, wanted = len(described.devices), 1
     for size in sizes:

@@ -82,7 +82,32 @@ def internvl3_8b() -> InternVL:
     return InternVL(InternVLConfig(vision, decoder, image_token=151667), image_size=(448, 448), dtype="bfloat16")
 
 
-MODELS: dict[str, Callable[[], Any]] = {"qwen3-vl-8b": qwen3_vl_8b, "internvl3-8b": internvl3_8b}
+def qwen3_vl_small() -> Qwen3VL:
+    """Of the same family and head width as the large one, for plans that compile within a minute; no such checkpoint
+    was published."""
+    decoder = DecoderConfig(
+        vocab_size=4096,
+        width=512,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        head_dim=128,
+        feed_forward=1024,
+        tied=False,
+        qk_norm=True,
+        mrope_section=(24, 20, 20),
+        mrope_interleaved=True,
+        embedding_scale=1.0,
+    )
+    vision = QwenVision(width=128, layers=2, heads=2, feed_forward=256, out_width=512, deepstack=(0,))
+    return Qwen3VL(Qwen3VLConfig(vision, decoder, image_token=4000), image_size=(128, 128), dtype="bfloat16")
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "qwen3-vl-8b": qwen3_vl_8b,
+    "internvl3-8b": internvl3_8b,
+    "qwen3-vl-small": qwen3_vl_small,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,3 +147,6 @@ PLANS: dict[str, Plan] = {
     "internvl3-8b/v5p-8": Plan("internvl3-8b", "v5p:2x2x1", (1, 1, 4), chunk=1),
 }
 """By name: model, and machine as Cloud TPU names it (v5p-8 counts cores: it is four chips)."""
+
+SMALL = Plan("qwen3-vl-small", "v5e:2x2", (1, 2, 2), prompts=4, group=4, crops=1, context=1024, chunk=4, canvas=256)
+"""What the tests compile."""

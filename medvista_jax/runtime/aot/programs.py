@@ -30,6 +30,8 @@ from medvista_jax.tools.registry import DEFAULT_TOOLS
 TOKEN_BYTES = 128
 """Bytes of the longest token of Qwen's vocabulary."""
 ORIGINALS = 1
+PROMPT_TEXT = 512
+"""Slots of a prompt beside its image, at least."""
 LANES = 128
 
 
@@ -78,7 +80,7 @@ def setting_of(plan: Plan, mesh: Mesh) -> Setting:
         SentencePieceTokenizer(), list(DEFAULT_TOOLS.values()), model.tokens_per_image, model.image_size, turns, tokens
     )
     width = build(1).observation_slots
-    prompt = ORIGINALS * model.tokens_per_image + 512
+    prompt = ORIGINALS * model.tokens_per_image + PROMPT_TEXT
     free = plan.context - prompt - plan.crops * width
     if free < 16 * turns:
         raise ValueError(

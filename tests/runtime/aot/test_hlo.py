@@ -25,18 +25,27 @@ HloModule jit_f, entry_computation_layout={(f32[8,16]{1,0})->f32[8,4]{1,0}}
   ROOT %t = (s32[], f32[8,16]{1,0}) tuple(%i, %x)
 }
 
-%condition (arg: (s32[], f32[8,16])) -> pred[] {
-  ROOT %lt = pred[] compare(%i, %n), direction=LT
+%five (arg: (s32[], f32[8,16])) -> pred[] {
+  %n = s32[]{:T(128)} constant(5)
+  %arg.5 = (s32[], f32[8,16]{1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%arg.5), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
+}
+
+%until_done (arg: (s32[], f32[8,16])) -> pred[] {
+  %n.2 = s32[] constant(7)
+  %lt.2 = pred[] compare(%i.2, %n.2), direction=LT
+  ROOT %both = pred[] and(%lt.2, %someone)
 }
 
 %open_body (arg: (s32[], f32[8,16])) -> (s32[], f32[8,16]) {
-  %w.2 = (s32[]) while(%arg), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %w.2 = (s32[]) while(%arg), condition=%five, body=%body
   ROOT %t.2 = (s32[], f32[8,16]{1,0}) tuple(%i, %x)
 }
 
 ENTRY %main (p: f32[8,16]) -> f32[8,4] {
   %p = f32[8,16]{1,0} parameter(0)
-  %o = (s32[], f32[8,16]{1,0}) while(%p), condition=%condition, body=%open_body
+  %o = (s32[], f32[8,16]{1,0}) while(%p), condition=%until_done, body=%open_body
   %r = bf16[2,3]{1,0} all-reduce(%h), to_apply=%add
   %c = f32[8,4]{1,0} conditional(%k, %p, %p), branch_computations={%cheap, %dear}
   ROOT %s = f32[8,4]{1,0} copy(%c)

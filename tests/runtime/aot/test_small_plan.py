@@ -1,0 +1,67 @@
+"""A small plan through the real TPU compiler: it fits, holds the splash kernel, and its memory does not grow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LIBRARY = Path(sys.prefix) / "share/libtpu/libtpu/libtpu.so"
+PEAKS = {"prefill": 0, "rollout": 0, "update": 0, "step": 0}
+"""Bytes a chip, as jax 0.10.2 and libtpu 0.0.42.1 gave them when this was written."""
+
+
+def call(*options: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"TPU_LIBRARY_PATH": str(LIBRARY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "medvista_jax.runtime.aot", *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    path = tmp_path_factory.mktemp("aot") / "small.json"
+    run = call("--small", "--json", str(path))
+    assert run.returncode == 0, run.stderr[-3000:]
+    return json.loads(path.read_text())["small"]["programs"], run.stdout
+
+
+@pytest.mark.parametrize("name", PEAKS)
+def test_memory_does_not_grow(found, name):
+    programs, _ = found
+    assert programs[name]["peak"] <= 1.1 * PEAKS[name], f"{name}: {programs[name]['peak']} bytes a chip"
+    assert programs[name]["peak"] > 0.5 * PEAKS[name], "far less than before: write the new peak down"
+
+
+def test_the_splash_kernel_is_inside(found):
+    programs, _ = found
+    assert programs["prefill"]["splash"] and programs["update"]["splash"] and programs["step"]["splash"]
+
+
+def test_the_update_computes_what_the_model_asks_for_and_remat(found):
+    update = found[0]["update"]
+    assert 1.2 < update["flops"] / update["model_flops"] < 1.6 and update["open_loops"] == 0
+
+
+def test_it_says_what_it_found(found):
+    assert "fits" in found[1] and "all-gather" in found[1] and "times the model's" in found[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--topology", "v6e:4x4", "--mesh", "fsdp=3"), "needs 3 chips, v6e:4x4 has 16"),
+        (("--topology", "v9:4x4", "--mesh", "fsdp=16"), "no TPU compiler for topology 'v9:4x4'"),
+        (("--mesh", "model=16"), "mesh axis 'model' is unknown"),
+        (("--model", "nobody/knows"), "model 'nobody/knows' is unknown"),
+        (("--context", "1000"), "must be a multiple of 128"),
+        (("--crops", "20"), "a longer context or fewer crops"),
+        (("--programs", "rolout"), "'rolout' is none of prefill"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_refused_in_one_line(options, says):
+    run = call(*options)
+    assert run.returncode == 2 and says in run.stderr and "Traceback" not in run.stderr, run.stderr[-2000:]
