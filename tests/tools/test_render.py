@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from medvista_jax.core.types import ImageBank, View
+from medvista_jax.tools import render as rendering
 from medvista_jax.tools.geometry import whole
 from medvista_jax.tools.registry import ALL_TOOLS
 from medvista_jax.tools.render import all_rows, render, row_by_row
@@ -71,3 +72,17 @@ def test_rows_abreast_and_row_by_row_are_the_same(tool):
     assert np.abs(one - other).max() <= 1 and (one != other).mean() < 0.01
     np.testing.assert_array_equal(one[~mine], levels[~mine])
     assert (one[mine] != levels[mine]).any()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_rows_abreast_a_few_at_a_time_are_all_rows(monkeypatch, at_once):
+    """What accelerators run, here on a CPU: twelve rows of three prompts, a prompt's share and less at a time."""
+    bank, view = batch(STACKS + STACKS[::-1])
+    needed = np.arange(12) % 5 != 3
+    monkeypatch.setattr(rendering, "ROWS_AT_ONCE", 12)
+    whole_batch = np.asarray(jax.jit(functools.partial(rendering.render_abreast, TOOLS, bank, SIZE))(view, needed))
+    monkeypatch.setattr(rendering, "ROWS_AT_ONCE", at_once)
+    some = np.asarray(jax.jit(functools.partial(rendering.render_abreast, TOOLS, bank, SIZE))(view, needed))
+    np.testing.assert_array_equal(some, whole_batch)
+    assert not some[~needed].any() and some[needed].any(axis=(1, 2, 3)).all()
+    assert (some[0] != some[4]).any()  # originals of two prompts
