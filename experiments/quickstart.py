@@ -51,6 +51,7 @@ from medvista_jax.runtime.checkpoints import CheckpointError
 from medvista_jax.runtime.compile_cache import enable_compile_cache
 from medvista_jax.runtime.interrupt import Interrupts
 from medvista_jax.runtime.metrics import MetricsLog, read_metrics, truncate
+from medvista_jax.runtime.profile import Profile
 from medvista_jax.runtime.progress import Progress, duration
 from medvista_jax.runtime.stages import Interrupted, NotFinite, Stage, fingerprint, run_stage
 
@@ -100,12 +101,14 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class Quickstart:
-    """Every knob. `preset short` runs a few steps of everything; numbers given beside it are overruled by it."""
+    """Every knob. `preset short` runs a few steps of everything; numbers given beside it are overruled by it. `profile`
+    traces two steps of GRPO into OUT/seed_N/profile."""
 
     preset: Literal["full", "short"] = "full"
     out: Path = Path("runs/quickstart")
     seeds: int = 1
     resume: bool = False
+    profile: bool = False
     split: Literal["test", "validation"] = "test"
     setting: Setting = Setting()
     teacher: TeacherConfig = TeacherConfig()
@@ -223,6 +226,7 @@ def train_grpo(
             save_every=25,
         ),
         start(before.params(), ("^decoder",), optimizer, jax.random.key(seed + 2)),
+        profile=Profile(run["folder"].parent / "profile") if config.profile else None,
         **{name: value for name, value in run.items() if name != "parent"},
     )
 

@@ -120,8 +120,29 @@ def rollout_metrics(trajectory: Trajectory, terms: RewardTerms, group: int) -> M
         "calls_per_question": jnp.mean(trajectory.calls_B.astype(jnp.float32)),
         "faults": mean_over((turns_BR.fault_BR > 0).astype(jnp.float32), taken_BR),
         "truncated": jnp.mean(trajectory.truncated_B.astype(jnp.float32)),
-        "sampled_tokens": jnp.sum(trajectory.sampled_BS).astype(jnp.float32),
+        **token_counts(trajectory),
         "flat_groups": jnp.mean((jnp.max(total_PG, axis=1) == jnp.min(total_PG, axis=1)).astype(jnp.float32)),
+    }
+
+
+def token_counts(trajectory: Trajectory) -> Metrics:
+    """Tokens that the policy read and wrote, over all rows: float32 scalars.
+
+    ``sampled_tokens`` is what it said. What it was given counts apart: text, and embeddings of images, each by prompt
+    (``prompt_…``, once a row though a group shares its prefill) and by observation (``observed_…``).
+    """
+    said_BS, image_BS = trajectory.sampled_BS, trajectory.valid_BS & (trajectory.feature_BS >= 0)
+    slots_S = jnp.arange(said_BS.shape[1])
+    first_B1 = jnp.min(jnp.where(said_BS, slots_S[None], said_BS.shape[1]), axis=1, keepdims=True)
+    prompt_BS = trajectory.valid_BS & (slots_S[None] < first_B1)
+    observed_BS = trajectory.valid_BS & ~prompt_BS & ~said_BS
+    count = lambda mask_BS: jnp.sum(mask_BS).astype(jnp.float32)  # noqa: E731
+    return {
+        "sampled_tokens": count(said_BS),
+        "prompt_text_tokens": count(prompt_BS & ~image_BS),
+        "prompt_image_tokens": count(prompt_BS & image_BS),
+        "observed_text_tokens": count(observed_BS & ~image_BS),
+        "observed_image_tokens": count(observed_BS & image_BS),
     }
 
 

@@ -20,6 +20,7 @@ from medvista_jax.runtime.finite import FiniteCheck, NotFinite, listed
 from medvista_jax.runtime.interrupt import Interrupted, Interrupts
 from medvista_jax.runtime.leaves import is_key
 from medvista_jax.runtime.metrics import MetricsLog
+from medvista_jax.runtime.profile import Profile
 from medvista_jax.runtime.progress import Progress
 from medvista_jax.runtime.vote import StopVote
 
@@ -89,6 +90,7 @@ def run_stage(
     metrics: MetricsLog,
     interrupts: Interrupts,
     resume: bool,
+    profile: Profile | None = None,
 ) -> Any:
     """Run a stage to its end, or take it from its checkpoint.
 
@@ -99,6 +101,7 @@ def run_stage(
     Args:
       state: before the first step.
       folder: holds a folder of checkpoints for every stage.
+      profile: which of the steps that are still to be done are traced; none by default.
 
     Raises:
       Interrupted: after saving.
@@ -116,7 +119,32 @@ def run_stage(
         copies = min(stage.keep + 1, math.ceil((stage.steps - done) / stage.save_every))
         require_room(checkpoints.folder, _nbytes(state), copies)
         with progress.stage(stage.name, total=stage.steps, done=done) as bar:
-            return _Running(stage, checkpoints, metrics, interrupts, bar).run(state, done)
+            running = _Running(stage, checkpoints, metrics, interrupts, bar)
+            return running.run(state, done, _Traced(profile, progress) if profile else None)
+
+
+class _Traced:
+    """Begins and ends a profile at its steps; those that are left where the stage ends before."""
+
+    def __init__(self, profile: Profile, progress: Progress) -> None:
+        self.profile, self.progress = profile, progress
+        self.running = 0
+
+    def before(self, number: int) -> None:
+        if number == self.profile.skip:
+            self.profile.begin()
+            self.running = 1
+
+    def after(self, number: int, result: Any, last: bool) -> None:
+        if not self.running or (self.running < self.profile.steps and not last):
+            self.running += self.running > 0
+            return
+        spent = self.profile.end(result, self.running)
+        self.running = 0
+        whole = max(sum(spent.values()), 1e-12)
+        shares = ", ".join(f"{scope} {100 * seconds / whole:.0f} %" for scope, seconds in spent.items())
+        folder = self.profile.folder
+        self.progress.note(f"a step by its parts: {shares}. Look at the trace: tensorboard --logdir {folder}")
 
 
 class _Running:
@@ -129,13 +157,17 @@ class _Running:
         self.stage, self.checkpoints, self.metrics = stage, checkpoints, metrics
         self.interrupts, self.bar = interrupts, bar
 
-    def run(self, state: Any, done: int) -> Any:
+    def run(self, state: Any, done: int, traced: _Traced | None) -> Any:
         """From ``done`` steps to the end."""
         stage = self.stage
         check, vote = FiniteCheck(state), StopVote()
         pending: dict[str, Any] | None = None
         for number in range(done, stage.steps):
+            if traced:
+                traced.before(number - done)
             state, values = stage.step(state, stage.batch(number))
+            if traced:
+                traced.after(number - done, (state, values), number + 1 == stage.steps)
             self.record(number, pending, state, check)
             pending = values
             last = number + 1 == stage.steps
