@@ -169,7 +169,8 @@ def prefill(
         logits_PV = model.logits(params, last_valid(hidden_PSE, question.valid_PS))
 
     each = lambda x: jnp.repeat(x, group, axis=0)  # noqa: E731
-    cache = spread_cache(grow_cache(jax.tree.map(each, cache), slots))
+    # Grown first: the copies then are the cache itself, and no others exist beside it.
+    cache = spread_cache(jax.tree.map(each, grow_cache(cache, slots)))
     record = write(
         empty_record(batch, slots, model.position_axes, environment.pad_id),
         0,

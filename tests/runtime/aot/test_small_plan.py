@@ -15,6 +15,9 @@ PEAKS = {"prefill": 0, "rollout": 0, "update": 0, "step": 0}
 """Bytes a chip, as jax 0.10.2 and libtpu 0.0.42.1 gave them when this was written."""
 
 
+pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason=f"there is no TPU compiler at {LIBRARY}")
+
+
 def call(*options: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"TPU_LIBRARY_PATH": str(LIBRARY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     command = [sys.executable, "-m", "medvista_jax.runtime.aot", *options]
