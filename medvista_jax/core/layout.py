@@ -54,9 +54,10 @@ def platform() -> str:
 def managed() -> set[str]:
     """Axes of the mesh in context that the compiler manages; empty without a mesh, or where nothing is cut."""
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty:
         return set()
-    return {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto}
+    found = {name for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind == AxisType.Auto}
+    return found if any(mesh.shape[name] > 1 for name in found) else set()
 
 
 def constrain_tree(tree: Any, *names: str | None) -> Any:

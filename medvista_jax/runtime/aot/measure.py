@@ -33,7 +33,8 @@ class Measured:
       bytes_accessed: by the compiler's estimate, bodies of loops once.
       collectives: kind -> [how often, bytes received].
       open_loops: loops whose end depends on the data; their bodies count once.
-      optimal_seconds: the compiler's estimate; None where there are loops, which make it meaningless.
+      optimal_seconds: the compiler's estimate; None where there are loops, or kernels of which it knows nothing (then
+        it is negative).
       splash: calls of the splash kernel.
       lower_seconds, compile_seconds: on this machine.
     """
@@ -107,7 +108,7 @@ def compile_program(program: Program, setting: Setting) -> tuple[Any, Measured]:
         done = time.monotonic()
     memory, analysis, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     cost = hlo.cost(text)
-    loops = " while(" in text
+    loops, seconds = " while(" in text, analysis.get("optimal_seconds", 0.0)
     chips = setting.mesh.size
     return compiled, Measured(
         program=program.name,
@@ -122,7 +123,7 @@ def compile_program(program: Program, setting: Setting) -> tuple[Any, Measured]:
         bytes_accessed=analysis.get("bytes accessed", 0.0),
         collectives=cost.collectives,
         open_loops=cost.open_loops,
-        optimal_seconds=None if loops else analysis.get("optimal_seconds"),
+        optimal_seconds=seconds if seconds > 0 and not loops else None,
         splash=text.count("splash_mqa_fwd"),
         lower_seconds=lowered_at - began,
         compile_seconds=done - lowered_at,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 LIBRARY = Path(sys.prefix) / "share/libtpu/libtpu/libtpu.so"
-PEAKS = {"prefill": 0, "rollout": 0, "update": 0, "step": 0}
+PEAKS = {"update": 64_129_536, "step": 98_127_360}
 """Bytes a chip, as jax 0.10.2 and libtpu 0.0.42.1 gave them when this was written."""
 
 
@@ -27,7 +27,7 @@ def call(*options: str) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     path = tmp_path_factory.mktemp("aot") / "small.json"
-    run = call("--small", "--json", str(path))
+    run = call("--small", "--programs", "update,step", "--json", str(path))
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(path.read_text())["small"]["programs"], run.stdout
 
@@ -41,12 +41,13 @@ def test_memory_does_not_grow(found, name):
 
 def test_the_splash_kernel_is_inside(found):
     programs, _ = found
-    assert programs["prefill"]["splash"] and programs["update"]["splash"] and programs["step"]["splash"]
+    # The step's prefill attends by it too, so it has more of them than its update.
+    assert 0 < programs["update"]["splash"] < programs["step"]["splash"]
 
 
 def test_the_update_computes_what_the_model_asks_for_and_remat(found):
     update = found[0]["update"]
-    assert 1.2 < update["flops"] / update["model_flops"] < 1.6 and update["open_loops"] == 0
+    assert 1.3 < update["flops"] / update["model_flops"] < 1.4 and update["open_loops"] == 0
 
 
 def test_it_says_what_it_found(found):
