@@ -1,7 +1,8 @@
 """The rollout with prompts spread over devices that do not wait for one another.
 
 Under plain partitioning every decoding step ends in a question to all devices, whether anybody has more to say. Here
-each device runs a loop of its own over its share of the prompts and leaves it when those are done.
+each device (with ``tensor``, each group of devices that share its products) runs a loop of its own over its share of
+the prompts and leaves it when those are done.
 """
 
 from __future__ import annotations

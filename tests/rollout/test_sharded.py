@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
@@ -52,9 +53,24 @@ def compiled():
     return done.stdout
 
 
-def test_same_trajectories_and_no_word_between_devices(compiled):
+def members(line: str) -> list[list[int]]:
+    """Devices that a collective brings together."""
+    if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
+        return [[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d,]+)", pairs[1] + "}")]
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[6\](?!T)", line):
+        return np.arange(6).reshape(int(iota[1]), int(iota[2])).tolist()
+    groups = re.search(r"replica_groups=\{(\{.*?\})\}", line)
+    assert groups, f"a collective of all devices, or of groups that this test cannot read: {line[:300]}"
+    return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", groups[1])]
+
+
+def test_same_trajectories_and_no_word_between_prompts(compiled):
+    """Devices 2n and 2n + 1 share the products of the same prompts along ``tensor``; nobody else hears of them."""
     assert "while(" in compiled
-    assert not re.findall(r"(?:all-reduce|all-gather|collective-permute|all-to-all)\(", compiled)
+    lines = re.findall(r".*= .* (?:all-reduce|all-gather|collective-permute|all-to-all)(?:-start)?\(.*", compiled)
+    assert lines
+    for line in lines:
+        assert all(len({device // 2 for device in group}) == 1 for group in members(line)), line[:500]
 
 
 def test_prompts_that_cannot_be_split():
