@@ -10,6 +10,7 @@ import transformers
 
 from medvista_jax.models.families import FAMILIES, read_config
 from medvista_jax.models.names import flatten, shape_on_disk
+from medvista_jax.runtime.aot.plans import MODELS
 from tests.parity.published import CONFIGS
 
 PARAMETERS = {
@@ -45,3 +46,9 @@ def test_every_tensor_has_its_place(name, tmp_path):
         mine[names[0]] = shape_on_disk(entry, leaves[path].shape)
     assert mine == shapes
     assert sum(torch.Size(s).numel() for s in shapes.values()) == pytest.approx(PARAMETERS[name], rel=0.005)
+
+
+@pytest.mark.parametrize(("name", "plan"), [("Qwen3-VL-8B", "qwen3-vl-8b"), ("InternVL3-8B", "internvl3-8b")])
+def test_plans_compile_the_published_configuration(name, plan, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
+    assert MODELS[plan]().config == read_config(FAMILIES[CONFIGS[name]["model_type"]], tmp_path)

@@ -78,7 +78,9 @@ def internvl3_8b() -> InternVL:
         embedding_scale=1.0,
         max_positions=32768,
     )
-    vision = InternVision(width=1024, layers=24, heads=16, feed_forward=4096, image_size=(448, 448), patch=(14, 14))
+    vision = InternVision(
+        width=1024, layers=24, heads=16, feed_forward=4096, image_size=(448, 448), patch=(14, 14), qkv_bias=True
+    )
     return InternVL(InternVLConfig(vision, decoder, image_token=151667), image_size=(448, 448), dtype="bfloat16")
 
 
