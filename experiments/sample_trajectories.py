@@ -52,13 +52,10 @@ from medvista_jax.rollout.host_loop import rollout_with_host
 from medvista_jax.rollout.loop import rollout
 from medvista_jax.rollout.sampling import Sampling
 from medvista_jax.runtime.compile_cache import enable_compile_cache
-from medvista_jax.runtime.interrupt import Interrupts
+from medvista_jax.runtime.interrupt import Interrupted, Interrupts
 from medvista_jax.runtime.progress import Progress
-from medvista_jax.runtime.stages import Interrupted
 from medvista_jax.text.chat import Chat, CompactChat
 from medvista_jax.text.hub_chat import load_chat
-
-EXIT_INTERRUPTED = 130
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +268,7 @@ def in_batches(
             right = np.mean([record.outcome.correct for record in records])
             bar.advance(len(records), right=f"{right:.0%}")
             if interrupts.requested and out.count + done < total:
-                raise Interrupted(f"stopped; {out.count + done} of {total} trajectories are kept")
+                raise interrupts.stopped(f"stopped; {out.count + done} of {total} trajectories are kept")
 
 
 class Kept:
@@ -329,7 +326,7 @@ def ask_endpoint(config: SampleTrajectories, items: Sequence[Any], progress: Pro
             table = Table(episodes, endpoint, asking.dialect, kept, heard, lambda: interrupts.requested)
             outcome = table.play(asked, left)
     if outcome.stopped:
-        raise Interrupted(f"stopped; {len(done) + out.count} of {len(asked)} trajectories are kept")
+        raise interrupts.stopped(f"stopped; {len(done) + out.count} of {len(asked)} trajectories are kept")
     if outcome.failed:
         progress.note(f"{len(outcome.failed)} episodes failed; --resume tries them again")
 
@@ -426,7 +423,7 @@ def main() -> int:
     except Interrupted as stop:
         again = [*sys.argv, *([] if config.resume else ["--resume"])]
         print(f"\n{stop.args[0]}. Go on with:  python {' '.join(again)}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return stop.exit_code
     except (EndpointError, MissingSource, OSError, ValueError) as error:
         print(f"sample_trajectories: {error}", file=sys.stderr)
         return 1
