@@ -115,7 +115,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(run, experiment, taugh
 
     monkeypatch.setattr(experiment, "play_teacher", interrupted)
     code, said = run(*TEACH, "--out", out)
-    assert code == experiment.EXIT_INTERRUPTED
+    assert code == 130
     assert "stopped; 12 of 24 trajectories are kept. Go on with:" in said and said.rstrip().endswith("--resume")
     assert (out / "sampled.jsonl").read_bytes() == b"".join(whole.splitlines(True)[:12])
     monkeypatch.setattr(experiment, "play_teacher", play)
