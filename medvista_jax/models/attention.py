@@ -31,8 +31,8 @@ def attend(q_BTHD: Array, k_BKDS: Array, v_BKSD: Array, mask_BTS: Array | None) 
     """Grouped-query attention, softmax in float32: ``[B, T, H * D]``.
 
     Rows without a single visible slot give finite values. Without a mask everybody sees everything. On an accelerator
-    the scores of :data:`QUERIES_AT_ONCE` queries of a row exist at one time where there is a mask: an observation over
-    a cache of thousands of slots would take as much memory as the cache.
+    the scores of :data:`QUERIES_AT_ONCE` queries of a row exist at one time where there is a mask: those of a
+    whole observation over a cache of thousands of slots would take gigabytes.
     """
     length = q_BTHD.shape[1]
     if mask_BTS is None or length <= QUERIES_AT_ONCE or layout.platform() == "cpu":

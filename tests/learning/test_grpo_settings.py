@@ -256,6 +256,7 @@ def test_defaults_say_nothing_of_what_is_off(lied):
     assert set(shapes) == {
         *("loss", "clip_fraction", "entropy", "logprob_mismatch_mean", "logprob_mismatch_max", "longest", "grad_norm"),
         *("reward", "reward_low", "accuracy", "calls_per_question", "faults", "truncated", "sampled_tokens"),
+        *("prompt_text_tokens", "prompt_image_tokens", "observed_text_tokens", "observed_image_tokens"),
         "flat_groups",
     }
 

@@ -11,6 +11,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from medvista_jax.learning.grpo import GRPOConfig, grpo_step
 from medvista_jax.learning.placement import (
     lowered,
     place_rows,
@@ -21,8 +22,9 @@ from medvista_jax.learning.placement import (
 )
 from medvista_jax.learning.state import start
 from medvista_jax.models.families import sharding_rules
+from medvista_jax.rollout.sampling import Sampling
 from medvista_jax.runtime.mesh import abstract_mesh
-from tests.meshes.families import FAMILIES, draw
+from tests.meshes.families import FAMILIES, ask, draw, environment_of
 
 MODEL = FAMILIES["qwen3_vl"]
 HALF = dataclasses.replace(MODEL, dtype="bfloat16")
@@ -55,6 +57,22 @@ def test_a_model_in_half_precision_learns_with_float32_masters():
     np.testing.assert_array_equal(
         params["decoder"]["layer_0"]["q"]["kernel"], before.trainable["decoder/layer_0/q/kernel"].astype(jnp.bfloat16)
     )
+
+
+def test_a_step_in_half_precision():
+    """Masters, moments and their sums in float32; the policy of the rollout is the one that the loss reads."""
+    optimizer = optax.adam(1e-3)
+    question, key, _ = ask(HALF)
+    begin = start(draw(HALF), ("^decoder",), optimizer, jax.random.key(0))
+    before = {path: np.asarray(leaf) for path, leaf in begin.trainable.items()}
+    config = GRPOConfig(group=2, reward="vista_r1", buckets=(), chunk=16, entropy_coefficient=0.1)
+    after, metrics = grpo_step(HALF, optimizer, config, environment_of(HALF), begin, question, key, Sampling.at(1.0))
+    assert {leaf.dtype for leaf in after.trainable.values()} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(after.optimizer[0].mu)} == {jnp.dtype("float32")}
+    assert all(np.isfinite(float(value)) for value in metrics.values())
+    moved = [np.abs(np.asarray(leaf) - before[path]).max() for path, leaf in after.trainable.items()]
+    assert min(moved) > 0 and max(moved) < 2e-3  # Adam's first step, finer than bfloat16 would hold
+    assert float(metrics["logprob_mismatch_mean"]) < 0.02  # logits of unit size with 8 bits
 
 
 def test_moments_lie_with_their_parameters_and_the_rollout_keeps_tensor_alone():

@@ -68,8 +68,9 @@ def plans_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported; the topology's name finds the compiler
     options = parser().parse_args(arguments)
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the compiler is asked for by the topology's name
+    from medvista_jax.models.tensor_files import BadCheckpoint
     from medvista_jax.runtime.aot.measure import NoCompiler
     from medvista_jax.runtime.mesh import MeshError
 
@@ -77,14 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [name for name in wanted if name not in NAMES]:
         print(f"--programs: {unknown[0]!r} is none of {', '.join(NAMES)}", file=sys.stderr)
         return 2
+    results: dict[str, Any] = {}
     try:
-        results = {name: compile_plan(name, plan, wanted) for name, plan in plans_of(options).items()}
-    except (NoCompiler, MeshError, ValueError) as error:
+        for name, plan in plans_of(options).items():
+            results[name] = compile_plan(name, plan, wanted)
+            if options.json:  # after each: a plan takes long, and the next may fail
+                options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    except (NoCompiler, MeshError, BadCheckpoint, ValueError, OSError) as error:
         print(f"aot: {error}", file=sys.stderr)
         return 2
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if options.all:
+    if options.all and set(wanted) >= {"rollout", "update", "step"}:
         from medvista_jax.runtime.aot.table import table
 
         print(table(results, datetime.date.today()))

@@ -214,10 +214,17 @@ _PRODUCTS = (("dkv", 4), ("dq", 3), ("", 2))
 scores anew and three products more, that for queries two more, the forward pass has two."""
 
 
+def kernels(text: str, name: str) -> int:
+    """How many places of a program call a custom kernel whose name begins so."""
+    found, _ = computations(text)
+    every = (i for instructions in found.values() for i in instructions)
+    return sum(i.kind == "custom-call" and "tpu_custom_call" in i.rest and i.name.startswith(name) for i in every)
+
+
 def _splash(instruction: Instruction, operands: list[str]) -> float:
-    """Causal: half of all pairs. Queries are the operand with the most axes whose last is the head's width."""
-    name = instruction.name + instruction.rest
-    if "splash" not in name:
+    """Causal: half of all pairs. The first two wide arrays are queries and keys; the kernel's name is the call's."""
+    name = instruction.name
+    if not name.startswith("splash"):
         return 0.0
     arrays = [
         shape for text in operands for dtype, shape in shapes(text) if len(shape) >= 3 and dtype in ("bf16", "f32")

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from medvista_jax.runtime.aot import hlo
-from medvista_jax.runtime.aot.plans import CHIPS, Chip, Plan
+from medvista_jax.runtime.aot.plans import HBM, Plan
 from medvista_jax.runtime.aot.programs import Program, Setting
 from medvista_jax.runtime.mesh import AXES, MeshError
 
@@ -35,7 +35,7 @@ class Measured:
       open_loops: loops whose end depends on the data; their bodies count once.
       optimal_seconds: the compiler's estimate; None where there are loops, or kernels of which it knows nothing (then
         it is negative).
-      splash: calls of the splash kernel.
+      splash: places in the program that call a splash kernel.
       lower_seconds, compile_seconds: on this machine.
     """
 
@@ -75,7 +75,7 @@ def topology_mesh(topology: str, sizes: tuple[int, ...]) -> Mesh:
 
     try:
         described = topologies.get_topology_desc(topology_name=topology, platform="tpu")
-    except Exception as error:  # JAX raises several kinds, XlaRuntimeError among them
+    except (RuntimeError, ValueError, ImportError, OSError) as error:  # no library, or one that knows no such chips
         reason = " ".join(str(error).split())[:300]
         raise NoCompiler(
             f"no TPU compiler for topology {topology!r}: {reason}. 'make aot' installs it, or pip install "
@@ -90,12 +90,12 @@ def topology_mesh(topology: str, sizes: tuple[int, ...]) -> Mesh:
     return Mesh(mesh.devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def chip_of(topology: str) -> Chip:
-    """Raises NoCompiler for a kind of chip that is not listed."""
+def hbm_of(topology: str) -> int:
+    """Bytes of a chip's memory. Raises NoCompiler for a kind of chip that is not listed."""
     kind = topology.split(":")[0]
-    if kind not in CHIPS:
-        raise NoCompiler(f"chip {kind!r} is not listed; there are {', '.join(CHIPS)}")
-    return CHIPS[kind]
+    if kind not in HBM:
+        raise NoCompiler(f"chip {kind!r} is not listed; there are {', '.join(HBM)}")
+    return HBM[kind]
 
 
 def compile_program(program: Program, setting: Setting) -> tuple[Any, Measured]:
@@ -116,7 +116,7 @@ def compile_program(program: Program, setting: Setting) -> tuple[Any, Measured]:
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         peak=memory.peak_memory_in_bytes,
-        hbm=chip_of(setting.plan.topology).hbm,
+        hbm=hbm_of(setting.plan.topology),
         cache=cache_bytes(setting) if program.name in ("rollout", "step") else 0,
         flops=cost.flops,
         model_flops=update_flops(setting) / chips if program.name == "update" else None,
@@ -124,7 +124,7 @@ def compile_program(program: Program, setting: Setting) -> tuple[Any, Measured]:
         collectives=cost.collectives,
         open_loops=cost.open_loops,
         optimal_seconds=seconds if seconds > 0 and not loops else None,
-        splash=text.count("splash_mqa_fwd"),
+        splash=hlo.kernels(text, "splash"),
         lower_seconds=lowered_at - began,
         compile_seconds=done - lowered_at,
     )

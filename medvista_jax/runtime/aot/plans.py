@@ -1,4 +1,4 @@
-"""Plans: which model, on which chips, cut how, for a step of which size. Chips by what their makers publish."""
+"""Plans: which model, on which chips, cut how, for a step of which size."""
 
 from __future__ import annotations
 
@@ -17,28 +17,8 @@ from medvista_jax.models.qwen3_vl.modeling import VisionConfig as QwenVision
 GIB = 2**30
 
 
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One chip, as cloud.google.com/tpu/docs describes it.
-
-    Attributes:
-      hbm: bytes of memory.
-      flops: bfloat16 operations a second at peak.
-      bandwidth: bytes a second between memory and chip.
-    """
-
-    hbm: int
-    flops: float
-    bandwidth: float
-
-
-CHIPS = {
-    "v4": Chip(32 * GIB, 275e12, 1228e9),
-    "v5e": Chip(16 * GIB, 197e12, 819e9),
-    "v5p": Chip(95 * GIB, 459e12, 2765e9),
-    "v6e": Chip(32 * GIB, 918e12, 1640e9),
-    "tpu7x": Chip(192 * GIB, 2307e12, 7370e9),
-}
+HBM = {"v4": 32 * GIB, "v5e": 16 * GIB, "v5p": 95 * GIB, "v6e": 32 * GIB, "tpu7x": 192 * GIB}
+"""Kind of chip -> bytes of its memory, as cloud.google.com/tpu/docs has it."""
 
 
 def qwen3_vl_8b() -> Qwen3VL:

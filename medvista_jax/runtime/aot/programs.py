@@ -13,13 +13,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from medvista_jax import models
 from medvista_jax.core.types import AnswerKey, ImageBank, Question, Trajectory
 from medvista_jax.environment.build import build_environment
 from medvista_jax.environment.gym import Environment
 from medvista_jax.learning.grpo import GRPOConfig, grpo_step, grpo_update
 from medvista_jax.learning.placement import policy_params, policy_specifications, row_shardings, state_shardings
 from medvista_jax.learning.state import OptimizerConfig, TrainState, join, start
+from medvista_jax.models.families import family_of, read_config
 from medvista_jax.models.names import flatten
 from medvista_jax.rollout.loop import prefill, rollout
 from medvista_jax.rollout.sampling import Sampling
@@ -71,6 +71,7 @@ def setting_of(plan: Plan, mesh: Mesh) -> Setting:
 
     Raises:
       ValueError: the context is too short for the crops, or a size does not divide.
+      BadCheckpoint: a folder whose ``config.json`` is not understood.
     """
     if plan.context % LANES:
         raise ValueError(f"context {plan.context} must be a multiple of {LANES}")
@@ -96,7 +97,8 @@ def _from_folder(folder: str) -> Any:
         raise ValueError(
             f"model {folder!r} is unknown; there are {', '.join(MODELS)}, or name a folder with config.json"
         )
-    return dataclasses.replace(models.find(folder).model, dtype="bfloat16")
+    family, _ = family_of(folder)
+    return family.model_class()(read_config(family, folder), dtype="bfloat16")
 
 
 def _of_vocabulary(environment: Environment, size: int) -> Environment:

@@ -61,6 +61,7 @@ def test_it_says_what_it_found(found):
         (("--topology", "v9:4x4", "--mesh", "fsdp=16"), "no TPU compiler for topology 'v9:4x4'"),
         (("--mesh", "model=16"), "mesh axis 'model' is unknown"),
         (("--model", "nobody/knows"), "model 'nobody/knows' is unknown"),
+        (("--all", "--topology", "v6e:4x4", "--programs", "none"), "'none' is none of prefill"),
         (("--context", "1000"), "must be a multiple of 128"),
         (("--crops", "20"), "a longer context or fewer crops"),
         (("--programs", "rolout"), "'rolout' is none of prefill"),
