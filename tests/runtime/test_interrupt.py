@@ -23,15 +23,16 @@ with Interrupts() as interrupts:
 print("left the loop", flush=True)
 """
 
-# One native call that no signal ends, as a long compilation is: a mutex locked twice.
+# One native call that no signal ends, as a long compilation is: a mutex locked twice. Another thread says when the main
+# one has been in it for a while: two signals before it would end in a plain KeyboardInterrupt.
 DEAF = """
-import ctypes
+import ctypes, threading
 from medvista_jax.runtime.interrupt import Interrupts
 libc = ctypes.CDLL(None)
 mutex = ctypes.create_string_buffer(64)
 with Interrupts():
-    print("ready", flush=True)
     libc.pthread_mutex_lock(mutex)
+    threading.Timer(0.5, lambda: print("ready", flush=True)).start()
     libc.pthread_mutex_lock(mutex)
 """
 
