@@ -25,11 +25,12 @@ from medvista_jax.learning.losses import (
     truncated_weight,
 )
 from medvista_jax.learning.masks import loss_rows, only_rows
-from medvista_jax.learning.placement import hold, lowered, policy_params
+from medvista_jax.learning.placement import computed, hold, policy_params
 from medvista_jax.learning.remat import with_remat
 from medvista_jax.learning.rewards import PRESETS, Reward, RewardTerms
 from medvista_jax.learning.state import FlatParams, TrainState, apply_gradients, join
 from medvista_jax.learning.vision import render_slots, require_frozen, slot_features
+from medvista_jax.models.stacked import unstack_layers
 from medvista_jax.models.vlm import Features, VisionLanguageModel
 from medvista_jax.rollout.loop import rollout
 from medvista_jax.rollout.sampling import Sampling
@@ -265,7 +266,8 @@ def scores_before(
     """
 
     def score(trainable: FlatParams) -> Array:
-        params = join(lowered(model, trainable), lowered(model, state.frozen))
+        halves = (computed(model, half, config.scan_layers) for half in (trainable, state.frozen))
+        params = join(*halves)
 
         def score_chunk(packed: Trajectory, extra: Extras) -> Array:
             features = slot_features(model, params, extra["images"], config.train_vision)
@@ -307,14 +309,15 @@ def update_policy(
             chunk_loss,
             model,
             config,
-            lowered(model, state.frozen),
+            computed(model, state.frozen, config.scan_layers),
             sampling.temperature,
             tokens,
             constraint=environment.constraint,
         )
         extras = {**extras, "weight_B": row_weights(config.normalisation, mask_BS, capacity)}
-        computed = lowered(model, state.trainable)
-        gradients, metrics = accumulate(loss, computed, trajectory, extras, config.buckets, config.chunk)
+        trainable = computed(model, state.trainable, config.scan_layers)
+        gradients, metrics = accumulate(loss, trainable, trajectory, extras, config.buckets, config.chunk)
+        gradients = unstack_layers(gradients)
         metrics["grad_norm"] = optax.tree.norm(gradients)
         return hold(model, apply_gradients(state, gradients, optimizer)), metrics
 

@@ -47,6 +47,8 @@ class GRPOConfig:
       train_vision: the views are encoded again under the gradient; needed where the tower or the connector learns.
       remat: what decoder blocks keep for the gradient: ``"none"`` keeps all, ``"full"`` recomputes
         all; see :data:`medvista_jax.models.blocks.REMAT`.
+      scan_layers: the training forward is a loop over the decoder's layers, which compiles one for all of them
+        (:mod:`medvista_jax.models.stacked`); for large models. All layers must learn alike.
       slots: play with fewer rows than episodes, each row going on to the next (:mod:`medvista_jax.rollout.slots`); pays
         where the lengths of turns and episodes spread. None: all episodes side by side, turn by turn.
 
@@ -76,6 +78,7 @@ class GRPOConfig:
     rounds: int = 1
     train_vision: bool = False
     remat: str = "none"
+    scan_layers: bool = False
     slots: SlotConfig | None = None
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from medvista_jax.core.layout import NAMES, managed
 from medvista_jax.core.types import Array, Params
 from medvista_jax.learning.state import FlatParams, TrainState, join
 from medvista_jax.models.families import sharding_rules
+from medvista_jax.models.stacked import STACK, stack_layers
 from medvista_jax.models.vlm import VisionLanguageModel
 from medvista_jax.runtime.sharding import Rules, as_returned, place
 
@@ -99,6 +100,16 @@ def lowered(model: VisionLanguageModel, flat: FlatParams) -> FlatParams:
     return hold(model, {path: lower(path, leaf) for path, leaf in flat.items()})
 
 
+def computed(model: VisionLanguageModel, flat: FlatParams, stacked: bool) -> FlatParams:
+    """What the training forward reads: :func:`lowered`, and the decoder's layers as one stack where that is asked for.
+
+    Raises:
+      ValueError: the layers cannot be stacked (:func:`medvista_jax.models.stacked.stack_layers`).
+    """
+    flat = lowered(model, flat)
+    return hold(model, stack_layers(flat)) if stacked else flat
+
+
 def policy_params(model: VisionLanguageModel, state: TrainState) -> Params:
     """What a rollout reads: the lowered parameters, whole along ``data`` and ``fsdp``, cut along ``tensor``."""
     flat = lowered(model, {**state.trainable, **state.frozen})
@@ -144,6 +155,9 @@ def _specification(path: Any, leaf: Any, rules: Rules, mesh: Any) -> PartitionSp
     if not leaf.ndim:
         return PartitionSpec()
     name = str(getattr(path[-1], "key", ""))
+    if name.startswith(f"{STACK}/"):  # by the rule of its layers
+        layer = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        return as_returned(PartitionSpec(None, *place(name, layer, rules, mesh).spec))
     return as_returned(place(name, leaf, rules, mesh).spec) if "/" in name else PartitionSpec()
 
 

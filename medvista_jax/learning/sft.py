@@ -13,8 +13,11 @@ from medvista_jax.core.types import Array, Question, Trajectory
 from medvista_jax.environment.gym import Environment
 from medvista_jax.learning.accumulate import Bucket, Metrics, accumulate
 from medvista_jax.learning.losses import score_tokens
-from medvista_jax.learning.placement import hold, lowered
+from medvista_jax.learning.placement import computed, hold
+from medvista_jax.learning.remat import with_remat
 from medvista_jax.learning.state import FlatParams, TrainState, apply_gradients, join
+from medvista_jax.models.blocks import REMAT
+from medvista_jax.models.stacked import unstack_layers
 from medvista_jax.models.vlm import VisionLanguageModel
 from medvista_jax.rollout.loop import Script
 from medvista_jax.rollout.scripted import enact, encode_slots
@@ -27,14 +30,25 @@ class SFTConfig:
     Attributes:
       buckets: packed slots and image slots of a chunk, ascending; the whole trajectory where none holds it.
       chunk: rows at a time.
+      remat, scan_layers: as in :class:`medvista_jax.learning.grpo_config.GRPOConfig`.
+
+    Raises:
+      ValueError: an unknown ``remat``.
     """
 
     buckets: tuple[Bucket, ...] = (Bucket(64, 1), Bucket(112, 2), Bucket(176, 3))
     chunk: int = 8
+    remat: str = "none"
+    scan_layers: bool = False
+
+    def __post_init__(self) -> None:
+        if self.remat not in ("none", *REMAT):
+            raise ValueError(f"remat {self.remat!r} is unknown; there are none, {', '.join(REMAT)}")
 
 
 def chunk_loss(
     model: VisionLanguageModel,
+    config: SFTConfig,
     frozen: FlatParams,
     tokens: Array,
     trainable: FlatParams,
@@ -45,7 +59,7 @@ def chunk_loss(
     carry no loss."""
     params = join(hold(model, trainable), frozen)
     features = encode_slots(model, params, extras["images"])
-    scores = score_tokens(model, params, trajectory, features, jnp.ones(()))
+    scores = score_tokens(with_remat(model, config.remat), params, trajectory, features, jnp.ones(()))
     loss = -jnp.sum(scores.logprob_BS) / tokens
     return loss, ({"loss": loss, "entropy": jnp.sum(scores.entropy_BS) / tokens}, {})
 
@@ -95,13 +109,14 @@ def _update(
     tokens = jnp.maximum(jnp.sum(trajectory.sampled_BS), 1).astype(jnp.float32)
     whole = Bucket(trajectory.tokens_BS.shape[1], pixels_BIhwC.shape[1])
     gradients, metrics = accumulate(
-        partial(chunk_loss, model, lowered(model, state.frozen), tokens),
-        lowered(model, state.trainable),
+        partial(chunk_loss, model, config, computed(model, state.frozen, config.scan_layers), tokens),
+        computed(model, state.trainable, config.scan_layers),
         trajectory,
         {"images": pixels_BIhwC},
         (*config.buckets, whole),
         config.chunk,
     )
+    gradients = unstack_layers(gradients)
     metrics |= {
         "gradient_norm": optax.tree.norm(gradients),
         "faults": jnp.mean((trajectory.turns.fault_BR > 0).astype(jnp.float32)),

@@ -14,6 +14,7 @@ import numpy as np
 from medvista_jax.core.layout import constrain
 from medvista_jax.core.types import Array
 from medvista_jax.models.attention import ATTENTION, attend, self_attention
+from medvista_jax.models.stacked import scan_layers
 from medvista_jax.models.vlm import KVCache, chunk_mask, write_cache
 
 
@@ -200,8 +201,18 @@ class Block(nn.Module):
         return constrain(x_BTE + dense(c.width, "down", hidden_BTF), "batch"), layer_cache
 
 
+class Layer(nn.Module):
+    """Any layer of a stack. It calls itself the first, since adapters know their places by name."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x_BTE: Array, tables: tuple[Array, Array], valid_BT: Array) -> Array:
+        return Block(self.config, name="layer_0")(x_BTE, tables, valid_BT, None, 0)[0]
+
+
 class Decoder(nn.Module):
-    """Causal decoder over embeddings."""
+    """Causal decoder over embeddings; layers may come as one stack (:mod:`medvista_jax.models.stacked`)."""
 
     config: DecoderConfig
 
@@ -251,6 +262,11 @@ class Decoder(nn.Module):
         else:
             valid_BS = write_cache(cache.valid_BS, valid_BT, start)
         x_BTE = constrain(x_BTE, "batch")
+        if cache is None and self.has_variable("params", "layers"):
+            stacked = {"layer_0": self.get_variable("params", "layers")}
+            layer, keep = Layer(c, parent=None), None if c.remat == "none" else REMAT[c.remat]
+            x_BTE = scan_layers(layer, stacked, x_BTE, (tables, valid_BS), deepstack, keep)
+            return self.final_norm(x_BTE), None
         keys, values = [], []
         for i, block in enumerate(self.blocks):
             layer_cache = None if cache is None else (cache.keys[i], cache.values[i])

@@ -5,6 +5,7 @@ XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.meshes.worker
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -37,7 +38,9 @@ PRESETS["even_ids"] = even_ids
 CONFIG = GRPOConfig(group=families.GROUP, reward="even_ids", buckets=(), chunk=8)
 
 
-def played_and_learnt(model, temperature: float, mesh) -> tuple[Trajectory, dict[str, Array], dict[str, Array]]:
+def played_and_learnt(
+    model, temperature: float, mesh, config: GRPOConfig = CONFIG
+) -> tuple[Trajectory, dict[str, Array], dict[str, Array]]:
     """A rollout in which a row of every group zooms, and the update that follows, as one program."""
     environment, (question, key, script) = families.environment_of(model), families.ask(model)
     state = start(families.draw(model), ("^decoder",), OPTIMIZER, jax.random.key(0))
@@ -49,7 +52,7 @@ def played_and_learnt(model, temperature: float, mesh) -> tuple[Trajectory, dict
     def step(state, question, key, script, sampling):
         params, random = policy_params(model, state), jax.random.key(1)
         trajectory = rollout(model, params, environment, question, random, families.GROUP, sampling, script)
-        return trajectory, grpo_update(model, OPTIMIZER, CONFIG, environment, state, trajectory, key, sampling)
+        return trajectory, grpo_update(model, OPTIMIZER, config, environment, state, trajectory, key, sampling)
 
     trajectory, (state, metrics) = step(state, question, key, script, Sampling.at(temperature))
     if mesh is not None:
@@ -87,7 +90,9 @@ def main(family: str) -> None:
     for shape in SHAPES:
         mesh = make_mesh(dict(zip(AXES, shape, strict=True)))
         with jax.set_mesh(mesh):
-            ours = played_and_learnt(model, 0.0, mesh)
+            # Where every axis is cut, the layers are scanned too.
+            config = dataclasses.replace(CONFIG, scan_layers=shape == (2, 2, 2))
+            ours = played_and_learnt(model, 0.0, mesh, config)
         print(json.dumps({"shape": shape, **difference(ours, alone)}), flush=True)
 
 

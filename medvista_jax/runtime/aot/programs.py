@@ -150,7 +150,7 @@ def programs(setting: Setting) -> list[Program]:
     question, answers = jax.tree.map(_shape, rows, row_shardings(rows, mesh))
     sampling = place(jax.eval_shape(lambda: Sampling.at(1.0)))
     serving = serving_params(setting, state)
-    config = GRPOConfig(group=plan.group, buckets=(), chunk=plan.chunk, remat=plan.remat)
+    config = GRPOConfig(group=plan.group, buckets=(), chunk=plan.chunk, remat=plan.remat, scan_layers=True)
 
     def first(params, environment, question):
         return prefill(model, params, environment, question, plan.group)
