@@ -20,7 +20,7 @@ ATTENTION = ("auto", "plain", "dot_product", "splash")
 GPU in half precision. ``"splash"``: JAX's Pallas kernel for TPUs, interpreted elsewhere. ``"auto"``: what the platform
 has for such a shape and dtype."""
 
-QUERIES_AT_ONCE = 32
+QUERIES_AT_ONCE = 16
 """Of a row, over a cache, on an accelerator."""
 
 _LANES = 128

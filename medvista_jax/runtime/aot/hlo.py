@@ -100,7 +100,7 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
 def cost(text: str) -> Cost:
     """The cost of a compiled program from ``compiled.as_text()``."""
     found, entry = computations(text)
-    turns = lambda name: _trips(found.get(name, []))  # noqa: E731
+    turns = lambda condition, body: _trips(found.get(condition, []), found.get(body, []))  # noqa: E731
     types = {name: {i.name: i.result for i in instructions} for name, instructions in found.items()}
 
     @functools.cache
@@ -113,21 +113,43 @@ def cost(text: str) -> Cost:
     return of(entry)
 
 
-def _trips(condition: list[Instruction]) -> int | None:
-    """How often a loop runs whose counter goes up from 0 by one; None where something else ends it."""
+def _trips(condition: list[Instruction], body: list[Instruction]) -> int | None:
+    """How often a loop runs whose counter goes up from 0 by a constant to a constant; None where something else ends
+    it. Products that gather their operand on the way (XLA's windowed einsum) count by twos."""
     root = condition[-1] if condition else None
     if root is None or root.kind != "compare" or "direction=LT" not in root.rest:
         return None
-    constants = {i.name: int(i.rest.split(")")[0]) for i in condition if i.kind == "constant" and "s32[]" in i.result}
-    bound = re.findall(r"%([\w.\-]+)", root.rest.split(")")[0])[-1]
-    return constants.get(bound)
+    sides = [_constant(condition, name) for name in _operands(root)]
+    if sides[-1] is None:
+        return None
+    counter = next((i for i in condition if i.name == _operands(root)[0]), root)
+    place = re.search(r"index=(\d+)", counter.rest)
+    return -(-sides[-1] // _step(body, int(place[1]))) if place else sides[-1]
+
+
+def _step(body: list[Instruction], place: int) -> int:
+    """What a turn of a loop adds to an entry of its state; 1 where that is not to be seen."""
+    names = _operands(body[-1]) if body else []
+    ends = [i for i in body if place < len(names) and i.name == names[place] and i.kind == "add"]
+    steps = [step for i in ends for name in _operands(i) if (step := _constant(body, name))]
+    return steps[0] if steps else 1
+
+
+def _constant(instructions: list[Instruction], name: str) -> int | None:
+    """The value of an integer constant of a computation."""
+    found = (i for i in instructions if i.name == name and i.kind == "constant" and re.match(r"[su]\d+\[\]", i.result))
+    return next((int(i.rest.split(")")[0]) for i in found), None)
+
+
+def _operands(instruction: Instruction) -> list[str]:
+    return re.findall(r"%([\w.\-]+)", instruction.rest.split(")")[0])
 
 
 def _count(
     instruction: Instruction,
     types: dict[str, str],
     of: Callable[[str], Cost],
-    turns: Callable[[str], int | None],
+    turns: Callable[[str, str], int | None],
     total: Cost,
 ) -> None:
     kind, rest = instruction.kind, instruction.rest
@@ -139,7 +161,7 @@ def _count(
         size = sum(_BYTES[dtype] * math.prod(shape) for dtype, shape in arrays)
         total.add(Cost(collectives={base: (1.0, float(size))}))
     elif kind == "while":
-        trips = turns(_called(rest, "condition"))
+        trips = turns(_called(rest, "condition"), _called(rest, "body"))
         total.open_loops += trips is None
         total.add(of(_called(rest, "body")), 1.0 if trips is None else trips)
     elif kind == "conditional":
@@ -151,11 +173,11 @@ def _count(
     elif kind in ("fusion", "call", "async-start"):
         total.add(of(_called(rest, "calls" if kind != "call" else "to_apply")))
     elif kind in ("convolution", "dot"):
-        operands = [types.get(name, "") for name in re.findall(r"%([\w.\-]+)", rest.split(")")[0])]
+        operands = [types.get(name, "") for name in _operands(instruction)]
         flops = (_convolution if kind == "convolution" else _dot)(instruction, operands)
         total.add(Cost(flops=flops))
     elif kind == "custom-call" and "tpu_custom_call" in rest:
-        operands = [types.get(name, "") for name in re.findall(r"%([\w.\-]+)", rest.split(")")[0])]
+        operands = [types.get(name, "") for name in _operands(instruction)]
         flops = _splash(instruction, operands)
         total.add(Cost(flops=flops, kernels=flops))
 
@@ -222,14 +244,15 @@ def kernels(text: str, name: str) -> int:
 
 
 def _splash(instruction: Instruction, operands: list[str]) -> float:
-    """Causal: half of all pairs. The first two wide arrays are queries and keys; the kernel's name is the call's."""
+    """Causal: half of all pairs. The first array with heads are queries, the next wide one keys; with one head of keys
+    on a chip they have no axis of it. The kernel's name is the call's."""
     name = instruction.name
     if not name.startswith("splash"):
         return 0.0
     arrays = [
-        shape for text in operands for dtype, shape in shapes(text) if len(shape) >= 3 and dtype in ("bf16", "f32")
+        shape for text in operands for dtype, shape in shapes(text) if len(shape) >= 2 and dtype in ("bf16", "f32")
     ]
-    if len(arrays) < 2:
+    if len(arrays) < 2 or len(arrays[0]) < 3:
         return 0.0
     q, k = arrays[0], arrays[1]
     products = next(number for key, number in _PRODUCTS if key in name)

@@ -72,6 +72,7 @@ def topology_mesh(topology: str, sizes: tuple[int, ...]) -> Mesh:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is held, so several may compile side by side
     from jax.experimental import topologies
+    from jax.experimental.mesh_utils import create_device_mesh
 
     try:
         described = topologies.get_topology_desc(topology_name=topology, platform="tpu")
@@ -86,8 +87,9 @@ def topology_mesh(topology: str, sizes: tuple[int, ...]) -> Mesh:
         wanted *= size
     if wanted != count:
         raise MeshError(f"a mesh of {' x '.join(map(str, sizes))} needs {wanted} chips, {topology} has {count}")
-    mesh = topologies.make_mesh(described, sizes, AXES)
-    return Mesh(mesh.devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    # As jax.make_mesh does it for chips that are there: an axis may take a part of a side of the torus.
+    devices = create_device_mesh(sizes, list(described.devices), allow_split_physical_axes=True)
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def hbm_of(topology: str) -> int:

@@ -110,5 +110,60 @@ def test_products(line, flops):
     assert cost(in_entry(line)).flops == flops
 
 
+WINDOWED = """
+%body (arg: (f32[8,16], u32[])) -> (f32[8,16], u32[]) {
+  %arg = (f32[8,16]{1,0}, u32[]) parameter(0)
+  %x = f32[8,16]{1,0} get-tuple-element(%arg), index=0
+  %i = u32[] get-tuple-element(%arg), index=1
+  %two = u32[] constant(2)
+  %g = f32[8,16]{1,0} all-gather(%x), dimensions={0}
+  %next = u32[] add(%i, %two), metadata={op_name="dot"}
+  ROOT %t = (f32[8,16]{1,0}, u32[]) tuple(%g, %next)
+}
+
+%cond (arg.2: (f32[8,16], u32[])) -> pred[] {
+  %five = u32[]{:T(128)} constant(5)
+  %arg.2 = (f32[8,16]{1,0}, u32[]) parameter(0)
+  %i.2 = u32[]{:T(128)} get-tuple-element(%arg.2), index=1
+  ROOT %lt = pred[]{:T(512)} compare(%i.2, %five), direction=LT
+}
+
+ENTRY %main (p: f32[8,16]) -> f32[8,16] {
+  %p = f32[8,16]{1,0} parameter(0)
+  ROOT %w = (f32[8,16]{1,0}, u32[]) while(%p), condition=%cond, body=%body
+}
+"""
+
+
+def test_a_loop_that_counts_by_twos():
+    found = cost(WINDOWED)
+    assert found.open_loops == 0 and found.collectives["all-gather"][0] == 3  # 0, 2, 4
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "products"),
+    [
+        ("splash_mqa_fwd_segmented_residuals.2", "2,4096,128", 2),
+        ("splash_mqa_fwd_segmented_residuals.3", "4096,128", 2),  # one head of keys on a chip
+        ("splash_mqa_dq_segmented_no_residuals.1", "4096,128", 3),
+        ("splash_mha_dkv_segmented_no_residuals", "2,4096,128", 4),
+        ("another_kernel", "4096,128", 0),
+    ],
+)
+def test_products_of_the_splash_kernels(name, keys, products):
+    queries = "2,4,4096,128" if keys.startswith("2,") else "4,4096,128"
+    text = in_entry(
+        f"""  %m = s8[1,8,8]{{2,1,0}} parameter(0)
+  %q = bf16[{queries}]{{0}} parameter(1)
+  %k = bf16[{keys}]{{0}} parameter(2)
+  %ids = s32[4096,128]{{1,0}} parameter(3)
+  %{name} = (f32[512,128]{{1,0}}, bf16[{queries}]{{0}}) custom-call(%m, %q, %k, %k, %ids), """
+        'custom_call_target="tpu_custom_call"'
+    )
+    heads = 8 if keys.startswith("2,") else 4
+    found = cost(text)
+    assert found.flops == found.kernels == products * 2 * heads * 4096 * 4096 * 128 / 2
+
+
 def test_bytes_of_a_type():
     assert nbytes("(bf16[2,3]{1,0:T(8,128)}, f32[4]{0}, pred[])") == 12 + 16 + 1

@@ -50,6 +50,16 @@ def test_the_update_computes_what_the_model_asks_for_and_remat(found):
     assert 1.3 < update["flops"] / update["model_flops"] < 1.4 and update["open_loops"] == 0
 
 
+def test_a_mesh_may_split_a_side_of_the_chips():
+    """As jax.make_mesh does: four by four of an axis of eight."""
+    code = (
+        "from medvista_jax.runtime.aot.measure import topology_mesh as t; print(t('v5e:8x8', (1, 16, 4)).devices.shape)"
+    )
+    environment = os.environ | {"TPU_LIBRARY_PATH": str(LIBRARY), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0 and "(1, 16, 4)" in run.stdout, run.stderr[-2000:]
+
+
 def test_it_says_what_it_found(found):
     assert "fits" in found[1] and "all-gather" in found[1] and "times the model's" in found[1]
 
