@@ -49,6 +49,7 @@ from medvista_jax.runtime.checkpoints import CheckpointError
 from medvista_jax.runtime.compile_cache import enable_compile_cache
 from medvista_jax.runtime.interrupt import Interrupts
 from medvista_jax.runtime.metrics import MetricsLog, read_metrics, truncate
+from medvista_jax.runtime.profile import Profile
 from medvista_jax.runtime.progress import Progress
 from medvista_jax.runtime.stages import Interrupted, NotFinite, Stage, fingerprint
 from medvista_jax.runtime.wheels import MissingSource
@@ -191,6 +192,7 @@ def train_grpo(run: Run, pool: QuestionPool, held_out: QuestionPool, before: Tra
             save_every=10,
         ),
         start({**before.trainable, **before.frozen}, (TRAINABLE,), optimizer, jax.random.key(seed + 2)),
+        profile=Profile(run.config.out / "profile") if run.config.profile else None,
     )
 
 

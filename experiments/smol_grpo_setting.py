@@ -25,6 +25,7 @@ from medvista_jax.models.lora import LoRAConfig, init_lora, with_lora
 from medvista_jax.models.medvista_smol import MedVistaSmol
 from medvista_jax.runtime.interrupt import Interrupts
 from medvista_jax.runtime.metrics import MetricsLog
+from medvista_jax.runtime.profile import Profile
 from medvista_jax.runtime.progress import Progress
 from medvista_jax.runtime.stages import Stage, run_stage
 from medvista_jax.text.chat import CompactChat
@@ -83,10 +84,12 @@ class Items:
 class SmolGRPO:
     """Every knob. ``view``: pixels a side of what the tower reads, which cost (view / 28)² tokens.
 
-    `preset short` runs a few steps of everything; numbers given beside it are overruled by it.
+    `preset short` runs a few steps of everything; numbers given beside it are overruled by it. `profile` traces two
+    steps of GRPO into OUT/profile.
     """
 
     preset: Literal["full", "short"] = "full"
+    profile: bool = False
     model: Path = Path("runs/smol_align/model")
     out: Path = Path("runs/smol_grpo")
     seed: int = 0
@@ -171,7 +174,7 @@ class Run:
         if self.interrupts.requested:
             raise self.interrupts.stopped(f"stopped {where}")
 
-    def stage(self, stage: Stage, state: TrainState) -> TrainState:
+    def stage(self, stage: Stage, state: TrainState, profile: Profile | None = None) -> TrainState:
         """:func:`run_stage` with what is common to all."""
         return run_stage(
             stage,
@@ -181,6 +184,7 @@ class Run:
             metrics=self.metrics,
             interrupts=self.interrupts,
             resume=self.config.resume,
+            profile=profile,
         )
 
     def lending(self, step: Callable) -> Callable:

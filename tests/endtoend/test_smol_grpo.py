@@ -111,7 +111,7 @@ def model(tmp_path_factory) -> Path:
 def run(model, tmp_path_factory) -> Path:
     """A finished run."""
     out = tmp_path_factory.mktemp("grpo") / "whole"
-    done = finish(command(model, out))
+    done = finish(command(model, out, "--profile"))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "SFT + GRPO" in done.stdout
     return out
@@ -125,6 +125,11 @@ def test_tables_curves_and_report(run):
     assert "split test" in text and "LoRA rank 4" in text and re.search(r"\d+\.\d \(\d+\.\d–\d+\.\d\)", text)
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "report.html").read_text().count("<article") == 8
+
+
+def test_the_profile_says_where_the_time_goes(run):
+    seconds = json.loads((run / "profile" / "scopes.json").read_text())
+    assert list(run.glob("profile/**/*.xplane.pb")) and {"prefill", "decode", "update"} <= set(seconds)
 
 
 def test_metrics_of_every_step_and_the_held_out_curve(run):

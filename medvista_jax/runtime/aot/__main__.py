@@ -4,6 +4,9 @@
     python -m medvista_jax.runtime.aot --model qwen3-vl-8b --topology v6e:4x4 --mesh fsdp=4,tensor=4
     python -m medvista_jax.runtime.aot --all --json plans.json      # every ready-made plan; prints the README's table
 
+With --json every program is written down as it is compiled, and one that stands in the file for the same plan and jax
+is not compiled again: the command can be stopped and repeated. After a change of the code begin another file.
+
 Needs the TPU compiler and no TPU: 'make aot' brings it, or TPU_LIBRARY_PATH names a libtpu.so. Exits with 1 where a
 program does not fit.
 """
@@ -16,7 +19,7 @@ import datetime
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := [name for name in wanted if name not in NAMES]:
         print(f"--programs: {unknown[0]!r} is none of {', '.join(NAMES)}", file=sys.stderr)
         return 2
-    results: dict[str, Any] = {}
     try:
-        for name, plan in plans_of(options).items():
-            results[name] = compile_plan(name, plan, wanted)
-            if options.json:  # after each: a plan takes long, and the next may fail
+        results = written(options.json)
+
+        def keep() -> None:  # after each program: it takes long, and the next may fail
+            if options.json:
                 options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+        plans = plans_of(options)
+        for name, plan in plans.items():
+            compile_plan(name, plan, wanted, results, keep)
+        results = {name: results[name] for name in plans}
     except (NoCompiler, MeshError, BadCheckpoint, ValueError, OSError) as error:
         print(f"aot: {error}", file=sys.stderr)
         return 2
@@ -94,27 +102,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(program["fits"] for one in results.values() for program in one["programs"].values()) else 1
 
 
-def compile_plan(name: str, plan: Any, wanted: Sequence[str]) -> dict[str, Any]:
-    """Compile and print the programs of a plan; the same as JSON."""
+def written(path: Path | None) -> dict[str, Any]:
+    """What an earlier call left in its ``--json`` file; empty where there is none.
+
+    Raises:
+      ValueError: the file is something else.
+    """
+    if path is None or not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if all({"plan", "jax", "programs"} <= set(result) for result in found.values()):
+            return found
+    except (ValueError, AttributeError, TypeError):
+        pass  # said below
+    raise ValueError(f"--json {path} is there and was not written by this command; name another file, or remove it")
+
+
+def compile_plan(
+    name: str, plan: Any, wanted: Sequence[str], results: dict[str, Any], keep: Callable[[], None]
+) -> None:
+    """Compile and print the programs of a plan that ``results`` lacks; each is added there, and ``keep`` called."""
     import jax
 
     from medvista_jax.runtime.aot.measure import compile_program, describe, topology_mesh
     from medvista_jax.runtime.aot.programs import programs, setting_of
     from medvista_jax.runtime.aot.table import lines
-    from medvista_jax.runtime.compile_cache import enable_compile_cache
 
-    enable_compile_cache()
+    # No compilation cache: what is compiled for a topology cannot be read back without its chips.
     print(f"{name}: {describe(plan)}", flush=True)
+    described = json.loads(json.dumps(dataclasses.asdict(plan)))
+    same = name in results and (results[name]["plan"], results[name]["jax"]) == (described, jax.__version__)
+    found = results[name]["programs"] if same else {}
+    if set(wanted) <= set(found):
+        print("  all of it is in the --json file", flush=True)
+        return
     setting = setting_of(plan, topology_mesh(plan.topology, plan.mesh))
-    found = {}
-    for program in programs(setting):
-        if program.name not in wanted:
-            continue
-        _, measured = compile_program(program, setting)
-        print("\n".join(lines(measured)), flush=True)
-        found[program.name] = {**dataclasses.asdict(measured), "fits": measured.fits}
-    return {
-        "plan": dataclasses.asdict(plan),
+    results[name] = {
+        "plan": described,
         "turns": setting.environment.turns,
         "turn_tokens": setting.environment.turn_tokens,
         "prompt_slots": setting.prompt_slots,
@@ -122,6 +147,13 @@ def compile_plan(name: str, plan: Any, wanted: Sequence[str]) -> dict[str, Any]:
         "jax": jax.__version__,
         "programs": found,
     }
+    for program in programs(setting):
+        if program.name not in wanted or program.name in found:
+            continue
+        _, measured = compile_program(program, setting)
+        print("\n".join(lines(measured)), flush=True)
+        found[program.name] = {**dataclasses.asdict(measured), "fits": measured.fits}
+        keep()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ class Measured:
     """A compiled program; sizes in bytes and operations, of one chip.
 
     Attributes:
-      arguments, temporaries, peak: memory. ``peak`` counts arguments and results too.
+      arguments, temporaries: memory that is set aside, with padding and the gaps that packing leaves.
+      peak: what lives at one time by the compiler's simulation, arguments and results too, without padding and gaps.
       hbm: what the chip has.
       cache: the KV cache's share, which lies among the temporaries of a rollout.
       flops: of matrix products, loops counted as :mod:`medvista_jax.runtime.aot.hlo` says.
@@ -58,7 +59,8 @@ class Measured:
 
     @property
     def fits(self) -> bool:
-        return self.peak <= self.hbm
+        """By the larger of both accounts."""
+        return max(self.peak, self.arguments + self.temporaries) <= self.hbm
 
 
 def topology_mesh(topology: str, sizes: tuple[int, ...]) -> Mesh:

@@ -35,8 +35,9 @@ def lines(m: Measured) -> list[str]:
 def table(results: dict[str, Any], date: datetime.date) -> str:
     """Markdown: a row a plan."""
     head = (
-        "| plan | mesh (data, fsdp, tensor) | peak of the step, GiB a chip | of | rollout beyond its cache, of a cache "
-        "| update, TFLOP a chip | times the model's | collectives of the update, GiB a chip | step compiled in |\n"
+        "| plan | mesh (data, fsdp, tensor) | step: peak / set aside, GiB a chip | of "
+        "| rollout beyond its cache, of a cache | update, TFLOP a chip | times the model's "
+        "| collectives of the update, GiB a chip | step compiled in |\n"
         "| --- | --- | --: | --: | --: | --: | --: | --: | --: |"
     )
     rows = []
@@ -47,6 +48,7 @@ def table(results: dict[str, Any], date: datetime.date) -> str:
         received = sum(size for _, size in update["collectives"].values())
         rows.append(
             f"| {name} | {', '.join(map(str, result['plan']['mesh']))} | {step['peak'] / GIB:.1f} "
+            f"/ {(step['arguments'] + step['temporaries']) / GIB:.1f} "
             f"| {step['hbm'] / GIB:.0f} | {beyond:.2f} | {update['flops'] / 1e12:.0f} "
             f"| {update['flops'] / update['model_flops']:.2f} | {received / GIB:.0f} "
             f"| {step['lower_seconds'] + step['compile_seconds']:.0f} s |"

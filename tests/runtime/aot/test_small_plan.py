@@ -29,7 +29,17 @@ def found(tmp_path_factory):
     path = tmp_path_factory.mktemp("aot") / "small.json"
     run = call("--small", "--programs", "update,step", "--json", str(path))
     assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(path.read_text())["small"]["programs"], run.stdout
+    text = path.read_text()
+    again = call("--small", "--programs", "step", "--json", str(path))
+    assert again.returncode == 0 and "all of it is in the --json file" in again.stdout and path.read_text() == text
+    return json.loads(text)["small"]["programs"], run.stdout
+
+
+def test_a_file_of_something_else_is_not_overwritten(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text("[1, 2]")
+    run = call("--small", "--json", str(path))
+    assert run.returncode == 2 and "was not written by this command" in run.stderr and path.read_text() == "[1, 2]"
 
 
 @pytest.mark.parametrize("name", PEAKS)
