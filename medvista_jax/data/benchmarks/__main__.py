@@ -2,7 +2,7 @@
 
     python -m medvista_jax.data.benchmarks list
     python -m medvista_jax.data.benchmarks prepare NAME [--from FOLDER] [--to FOLDER] [--subset]
-    python -m medvista_jax.data.benchmarks show NAME INDEX [--split test] [--to FOLDER] [--subset]
+    python -m medvista_jax.data.benchmarks show NAME INDEX [--split SPLIT] [--to FOLDER] [--subset]
 
 FOLDER of --from is a copy of the benchmark's repository on the Hugging Face hub, its archives packed as they come;
 without it the files are downloaded. Exit code 0 when all went well, 2 when not.
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--from", dest="source", type=Path, help="copy of the hub's repository")
         else:
             command.add_argument("index", type=int, help="from 0; -1 is the last")
-            command.add_argument("--split", default="test", help="(default test)")
+            command.add_argument("--split", help="(default: the benchmark's last, which is what is reported)")
     return out
 
 
@@ -88,7 +88,8 @@ def main(arguments: Sequence[str]) -> int:
         elif chosen.what == "prepare":
             print(_prepare(chosen))
         else:
-            print(describe(Questions(chosen.name, chosen.split, chosen.to, chosen.subset)[chosen.index]))
+            split = chosen.split or list(benchmark_of(chosen.name).splits)[-1]
+            print(describe(Questions(chosen.name, split, chosen.to, chosen.subset)[chosen.index]))
     except (BadFile, OSError, KeyError, IndexError) as error:
         text = error.args[0] if isinstance(error, KeyError) else error  # a KeyError's text is quoted
         print(f"medvista_jax.data.benchmarks: {text}", file=sys.stderr)

@@ -65,7 +65,12 @@ def prepare(name: str, source: Path | None = None, to: Path | None = None, subse
     builder = builder_of(benchmark, to, subset)
     prepared = Path(builder.data_path)
     if prepared.exists():
-        _compare(digests, read_manifest(prepared)["source"], folder, f"when {prepared} was prepared from it")
+        _compare(
+            digests,
+            read_manifest(prepared)["source"],
+            folder,
+            f"fetch it again, or remove {prepared} to prepare from what there is now",
+        )
         verify(prepared)
         return prepared
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=str(folder)))
@@ -104,16 +109,15 @@ def verify(prepared: Path, split: str | None = None) -> None:
         if split is None or name.endswith(".json") or f"-{split}." in name
     }
     found = {name: file_digest(prepared / name) for name in digests if (prepared / name).is_file()}
-    _compare(found, digests, prepared, f"since it was prepared; remove {prepared} and prepare it again")
+    _compare(found, digests, prepared, f"remove {prepared} and prepare it again")
 
 
-def _compare(found: dict[str, str], recorded: dict[str, str], folder: Path, since: str) -> None:
+def _compare(found: dict[str, str], recorded: dict[str, str], folder: Path, remedy: str) -> None:
     for name in sorted(found.keys() | recorded.keys()):
         if name not in found:
-            raise BadFile(f"{folder / name}: is missing, but was there {since}")
+            raise BadFile(f"{folder / name}: is missing, but was there when it was prepared; {remedy}")
         if name not in recorded:
-            raise BadFile(f"{folder / name}: is new; it was not there {since}. Remove that and prepare again to use it")
+            raise BadFile(f"{folder / name}: was not there when it was prepared; {remedy}")
         if found[name] != recorded[name]:
-            raise BadFile(
-                f"{folder / name}: has changed: its sha256 is {found[name][:16]}…, not {recorded[name][:16]}… as {since}"
-            )
+            was, now = recorded[name][:16], found[name][:16]
+            raise BadFile(f"{folder / name}: has changed since it was prepared (sha256 {now}…, was {was}…); {remedy}")
