@@ -9,11 +9,11 @@ the Hugging Face hub, prepared with tensorflow-datasets (tensorflow itself is no
     for item in Walk(questions, seed=0): ...
 
 ``specs`` says what there is and how many, ``rows`` makes questions of the hub's rows, ``hub_files`` reads its files,
-``prepare`` writes and checks, ``reading`` reads back.
+``preparation`` writes and checks, ``reading`` reads back.
 """
 
 from medvista_jax.data.benchmarks.item import BenchmarkItem
-from medvista_jax.data.benchmarks.prepare import prepare
+from medvista_jax.data.benchmarks.preparation import prepare
 from medvista_jax.data.benchmarks.reading import Questions, Walk
 from medvista_jax.data.benchmarks.specs import BENCHMARKS, Benchmark, Split
 from medvista_jax.data.files.image import BadFile

@@ -19,7 +19,7 @@ from pathlib import Path
 import PIL.Image
 
 from medvista_jax.data.benchmarks.item import BenchmarkItem
-from medvista_jax.data.benchmarks.prepare import builder_of, default_folder, prepare
+from medvista_jax.data.benchmarks.preparation import builder_of, default_folder, prepare
 from medvista_jax.data.benchmarks.reading import Questions
 from medvista_jax.data.benchmarks.specs import BENCHMARKS, Benchmark, Split, benchmark_of
 from medvista_jax.data.files.image import BadFile

@@ -10,7 +10,7 @@ from typing import Any, SupportsIndex
 import grain
 
 from medvista_jax.data.benchmarks.item import DECODERS, BenchmarkItem, from_example
-from medvista_jax.data.benchmarks.prepare import builder_of, verify
+from medvista_jax.data.benchmarks.preparation import builder_of, verify
 from medvista_jax.data.benchmarks.specs import benchmark_of
 from medvista_jax.data.files.image import BadFile
 
