@@ -1,0 +1,1 @@
+"""MedXpertQA, multimodal."""

@@ -1,0 +1,7 @@
+"""MMMU, Health & Medicine, for tensorflow-datasets."""
+
+from medvista_jax.data.benchmarks.builder import BenchmarkBuilder
+
+
+class Builder(BenchmarkBuilder):
+    """MMMU, Health & Medicine."""

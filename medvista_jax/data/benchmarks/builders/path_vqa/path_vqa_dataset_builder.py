@@ -1,0 +1,7 @@
+"""PathVQA, for tensorflow-datasets."""
+
+from medvista_jax.data.benchmarks.builder import BenchmarkBuilder
+
+
+class Builder(BenchmarkBuilder):
+    """PathVQA."""

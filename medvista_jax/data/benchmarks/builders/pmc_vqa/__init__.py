@@ -1,0 +1,1 @@
+"""PMC-VQA, version 1."""

@@ -1,0 +1,7 @@
+"""VQA-RAD, for tensorflow-datasets."""
+
+from medvista_jax.data.benchmarks.builder import BenchmarkBuilder
+
+
+class Builder(BenchmarkBuilder):
+    """VQA-RAD."""
