@@ -48,7 +48,9 @@ def conformance(path: Path) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command."""
-    parser = argparse.ArgumentParser(prog="python -m medvista_jax.evaluation.scorers", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m medvista_jax.evaluation.scorers", description=__doc__.split("\n")[0]
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--conformance", type=Path, metavar="FILE", help="JSON of cases with known results")
     what.add_argument("--list", action="store_true", help="every scorer: what it does, source; the differences")
