@@ -44,6 +44,7 @@ def test_the_list_names_known_cases_once():
         ("是的，有结节", "yes"),
         ("不知道", None),
         ("It may be yes or no", None),
+        ("I would say it is not true", "no"),
     ],
 )
 def test_yes_no(reply, parsed):

@@ -61,3 +61,10 @@ def test_what_cannot_be_read(tmp_path, capsys, changes):
 def test_a_missing_file(tmp_path, capsys):
     assert main(["--conformance", str(tmp_path / "none.json")]) == 2
     assert "No such file" in capsys.readouterr().err
+
+
+def test_upstream_faults_that_no_published_case_shows():
+    rad, choice = STRICT["medevalkit.vqa_rad_pathvqa"], STRICT["medevalkit.multi_choice"]
+    assert rad({"prediction": "Yes, there is a nodule", "gold": "yes"})["correct"] is False
+    assert rad({"prediction": "unknown", "gold": "no"})["correct"] is True
+    assert choice({"prediction": "", "gold": "CT", "choices": ["CT", "MRI"]})["correct"] is True

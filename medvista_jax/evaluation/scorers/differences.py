@@ -55,7 +55,7 @@ DIFFERENCES = (
     ),
     Difference(
         "normal-as-yes",
-        "lmms-eval takes 'normal' (正常) for yes and 'abnormal' (异常) for no whatever the question; fixed: unparsable.",
+        "lmms-eval takes 'normal' (正常) for yes and 'abnormal' (异常) for no in any question; fixed: unparsable.",
         ("lmms_eval.slake_correct-004", "lmms_eval.slake_correct-005"),
     ),
     Difference(
