@@ -35,6 +35,8 @@ _GRACE_TICKS = 3
 """Ticks that a process has to notice by itself what ended another one (the same NaN, the same signal)."""
 _SUSPICIOUS_TICKS = 4
 """Ticks of silence that are enough once a collective has failed or the C++ client has given up."""
+_TICKS_TO_FIND_OUT = _SUSPICIOUS_TICKS + _GRACE_TICKS + 2
+"""Ticks after which nobody else is to blame."""
 
 
 @dataclasses.dataclass
@@ -122,7 +124,7 @@ class Watch:
           Nothing, after a few ticks, if all others are alive: the failure is our own.
         """
         self._suspicious = True
-        time.sleep((_SUSPICIOUS_TICKS + _GRACE_TICKS + 2) * self.tick)
+        time.sleep(_TICKS_TO_FIND_OUT * self.tick)
 
     def end(self, reason: str, status: int) -> None:
         """Tells the others why this process ends, and stays until they have read it: the service may be in here."""
@@ -137,11 +139,17 @@ class Watch:
             return "", self._ending
         if self._stopped.is_set():
             return None
+        # A broken connection may abort this process before the service of a dying peer has stopped to answer, and
+        # before the peer has been silent for long: the judge goes on meanwhile, and ends the process if it finds one.
         self._suspicious = True
-        message = self._message()
-        if message is None and not _reachable(self.coordinator):
-            message = self._gone(0, "its coordination service does not answer any more")
-        return None if message is None else (message, EXIT_PEER_LOST)
+        for _ in range(_TICKS_TO_FIND_OUT):
+            message = self._message()
+            if message is None and not _reachable(self.coordinator):
+                message = self._gone(0, "its coordination service does not answer any more")
+            if message is not None:
+                return message, EXIT_PEER_LOST
+            time.sleep(self.tick)
+        return None
 
     def _say(self) -> None:
         with self._lock:

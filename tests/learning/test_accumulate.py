@@ -191,7 +191,7 @@ def real(which: str):
     t, pixels = tiny.enacted(tiny.environment(), question, tiny.make_script(tiny.LESSONS))
     moving, still = split(tiny.params(), ["^decoder", "^connector"])
     tokens = jnp.sum(t.sampled_BS).astype(jnp.float32)
-    return functools.partial(sft.chunk_loss, tiny.MODEL, still, tokens), moving, t, {"images": pixels}
+    return functools.partial(sft.chunk_loss, tiny.MODEL, sft.SFTConfig(), still, tokens), moving, t, {"images": pixels}
 
 
 @pytest.mark.parametrize("which", ["grpo", "sft"])

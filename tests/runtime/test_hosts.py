@@ -259,6 +259,21 @@ def test_the_check_of_a_new_slice(tmp_path):
     assert f"going on after step {stopped}\n" in said[0] and f"step {stopped + 3}: loss" in said[0]
 
 
+def test_an_abort_that_comes_before_its_reason(tmp_path):
+    """A connection breaks before the process at its other end is known to be gone."""
+    with Processes(tmp_path, MEET, "abort_early", 60, count=2) as run:
+        status, said = run.ends(0)
+        assert status == EXIT_PEER_LOST and f"Process 1 of 2 (pid {run.processes[1].pid} on " in said, run.said()
+
+
+def test_an_abort_that_nobody_else_is_to_blame_for(tmp_path):
+    with Processes(tmp_path, MEET, "abort", 60, count=2) as run:
+        status, said = run.ends(0)
+        assert status == -signal.SIGABRT and "is gone" not in said, run.said()
+        status, said = run.ends(1, STOPS_WITHIN)
+        assert status == EXIT_PEER_LOST and "Process 0 of 2" in said, run.said()
+
+
 def test_other_aborts_stay_aborts():
     """The handler of SIGABRT speaks only for lost peers."""
     code = "import os; from medvista_jax.runtime.peers import AbortHook; hook = AbortHook(lambda: None); os.abort()"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import time
 
@@ -65,6 +67,23 @@ def fail_first(hosts: Hosts) -> None:
     for number in steps():
         if number == 5 and is_first():
             raise FileNotFoundError("no atlas in /data/atlas")
+
+
+def abort(hosts: Hosts) -> None:
+    """C++ code of the first gives up, as for a connection that breaks; nobody else is to blame."""
+    for number in steps():
+        if number == 5 and is_first():
+            os.abort()
+
+
+def abort_early(hosts: Hosts) -> None:
+    """As ``abort``, but for the last one, which dies a little later."""
+    for number in steps():
+        if number == 5 and is_first():
+            os.abort()
+        if number == 5 and hosts.process == hosts.processes - 1:
+            time.sleep(2 * SILENCE / 8)
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def leave(hosts: Hosts) -> None:
