@@ -30,6 +30,26 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, specification(x.shape, *names)) if managed() else x
 
 
+def cut_unevenly(name: str, size: int) -> bool:
+    """Whether the mesh has axes for a dimension, and they do not all divide it."""
+    sizes = _axis_sizes()
+    return _fitting(size, name, sizes) != tuple(axis for axis in NAMES[name] if axis in sizes)
+
+
+def cut(x: jax.Array, axis: int, name: str) -> jax.Array:
+    """``x`` cut along an axis whether it divides or not (the compiler pads the last slice); the others lie as they did.
+
+    For what is too large to be whole anywhere and has the size that it has, as a vocabulary. Not at the edge of a
+    program: arguments and results are cut evenly.
+    """
+    axes = tuple(found for found in NAMES[name] if found in _axis_sizes())
+    if not axes:
+        return x
+    entries: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    entries[axis] = axes
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*entries))
+
+
 def along(x: jax.Array, *names: str | None) -> jax.Array:
     """:func:`constrain`, but the dimensions without a name lie as they did."""
     if not managed():

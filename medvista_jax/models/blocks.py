@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medvista_jax.core.layout import constrain
+from medvista_jax.core.layout import along, constrain, cut, cut_unevenly, shards
 from medvista_jax.core.types import Array
 from medvista_jax.models.attention import ATTENTION, attend, self_attention
 from medvista_jax.models.stacked import scan_layers
@@ -236,8 +236,18 @@ class Decoder(nn.Module):
     def logits(self, hidden_NE: Array) -> Array:
         """float32 ``[…, V]``."""
         head_VE = self.embedding_VE if self.config.tied else self.head_VE
-        logits_NV = jnp.einsum("...e,ve->...v", hidden_NE, head_VE).astype(jnp.float32)
-        return constrain(logits_NV, "batch", *(None,) * (logits_NV.ndim - 2), "vocabulary")
+        product = functools.partial(jnp.einsum, "...e,ve->...v")
+        if not cut_unevenly("vocabulary", self.config.vocab_size):
+            logits_NV = product(hidden_NE, head_VE).astype(jnp.float32)
+            return constrain(logits_NV, "batch", *(None,) * (logits_NV.ndim - 2), "vocabulary")
+        # The head lies cut by width, and as it stands would be gathered for every token. Sums over slices of the width
+        # move float32 logits, slices of the vocabulary move the head: what is less.
+        if 2 * hidden_NE.size < head_VE.shape[1] ** 2 * shards("batch", len(hidden_NE)):
+            hidden_NE = along(hidden_NE, "batch", *(None,) * (hidden_NE.ndim - 2), "width")
+            logits_NV = product(hidden_NE, head_VE, preferred_element_type=jnp.float32)
+            return constrain(logits_NV, "batch").astype(head_VE.dtype).astype(jnp.float32)
+        logits_NV = product(hidden_NE, cut(head_VE, 0, "vocabulary")).astype(jnp.float32)
+        return cut(along(logits_NV, "batch"), -1, "vocabulary")
 
     def __call__(
         self,

@@ -7,6 +7,7 @@ import jax
 from medvista_jax.core.layout import constrain, platform, shards
 from medvista_jax.core.types import Array, Params
 from medvista_jax.models.vlm import Features, VisionLanguageModel, spread_features
+from medvista_jax.tools.pixels import beside
 
 IMAGES_AT_ONCE = 4
 """A device, on an accelerator. Attention scores of an image of 512 x 512 pixels take 64 MB in a tower of 16 heads."""
@@ -23,9 +24,10 @@ def encode_images(model: VisionLanguageModel, params: Params, pixels_NhwC: Array
     if platform() == "cpu" or count // parts <= IMAGES_AT_ONCE or count // parts % IMAGES_AT_ONCE:
         return spread_features(model.encode_images(params, pixels_NhwC))
     rounds, size = count // parts // IMAGES_AT_ONCE, pixels_NhwC.shape[1:]
-    pixels_PRN = pixels_NhwC.reshape((parts, rounds, IMAGES_AT_ONCE) + size)
-    pixels_RN = constrain(pixels_PRN.swapaxes(0, 1).reshape((rounds, parts * IMAGES_AT_ONCE) + size), None, "rows")
-    features_RN = jax.lax.map(lambda pixels: model.encode_images(params, constrain(pixels, "rows")), pixels_RN)
+    pixels_PRN = beside(pixels_NhwC.reshape((parts, rounds, IMAGES_AT_ONCE) + size))
+    pixels_RN = pixels_PRN.swapaxes(0, 1).reshape((rounds, parts * IMAGES_AT_ONCE) + pixels_PRN.shape[3:])
+    some = lambda pixels: model.encode_images(params, constrain(pixels, "rows").reshape((-1,) + size))  # noqa: E731
+    features_RN = jax.lax.map(some, constrain(pixels_RN, None, "rows"))
 
     def merge(leaf_RN: Array) -> Array:
         leaf_RPN = leaf_RN.reshape((rounds, parts, IMAGES_AT_ONCE) + leaf_RN.shape[2:])

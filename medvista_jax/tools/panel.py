@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from medvista_jax.core.types import Array, ImageBank, View
 from medvista_jax.tools.filters import separable
+from medvista_jax.tools.pixels import change_if
 from medvista_jax.tools.resample import sample_affine
 
 Crop = Callable[..., Array]
@@ -69,8 +70,8 @@ def sample_panel(crop: Crop, bank: ImageBank, prompt_B: Array, view: View, panel
         turned_BhwC = sample_affine(flat_BmmC, move_B23, height, width)
         return jnp.where((upright_B | quarter_B)[:, None, None, None], levels_BhwC, turned_BhwC)
 
-    levels_BhwC = jax.lax.cond(jnp.any(quarter_B), quarter, lambda levels: levels, levels_BhwC)
-    levels_BhwC = jax.lax.cond(jnp.all(upright_B | quarter_B), lambda levels: levels, tilted, levels_BhwC)
+    levels_BhwC = change_if(jnp.any(quarter_B), quarter, levels_BhwC)
+    levels_BhwC = change_if(~jnp.all(upright_B | quarter_B), tilted, levels_BhwC)
     return jnp.round(levels_BhwC)
 
 

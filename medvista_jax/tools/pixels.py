@@ -20,6 +20,22 @@ def only_if(needed: Array, compute: Callable[[], Array], otherwise: Array) -> Ar
     return jax.lax.while_loop(lambda carry: carry[0], step, (jnp.asarray(needed), otherwise))[1]
 
 
+def change_if(needed: Array, change: Callable[[Array], Array], levels_BhwC: Array) -> Array:
+    """``change(levels_BhwC)`` where ``needed``, else the levels as they are.
+
+    What goes in and out of a branch or a loop lies in memory in the order of its dimensions, and a TPU fills the last
+    one up to 128: one grey channel would take as much as 128. So channels travel beside columns; see :func:`beside`.
+    """
+    shape = levels_BhwC.shape
+    changed = lambda levels: beside(change(levels.reshape(shape)))  # noqa: E731
+    return jax.lax.cond(needed, changed, lambda levels: levels, beside(levels_BhwC)).reshape(shape)
+
+
+def beside(pixels_NwC: Array) -> Array:
+    """Pixels ``[…, w, C]`` as ``[…, w·C]``."""
+    return pixels_NwC.reshape(*pixels_NwC.shape[:-2], -1)
+
+
 def grey(pixels_NC: Array) -> Array:
     """Grey values of whole-numbered pixels ``[…, C]``; of colours the Rec. 601 luminance, rounded half up: float32."""
     if pixels_NC.shape[-1] == 1:

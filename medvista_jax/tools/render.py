@@ -16,6 +16,7 @@ from medvista_jax.core.layout import constrain, shards
 from medvista_jax.core.types import Array, Blend, ImageBank, View
 from medvista_jax.tools.base import Effect, Originals
 from medvista_jax.tools.panel import Crop, sample_panel
+from medvista_jax.tools.pixels import beside, change_if
 from medvista_jax.tools.resample import crop_banded, crop_dense
 
 ROWS_AT_ONCE = 4
@@ -122,12 +123,12 @@ def render_abreast(tools: Sequence[Any], bank: ImageBank, size: tuple[int, int],
         prompts_P = rows_N[:: min(at_once, group)] // group
         of_bank, of_rows = (lambda leaf: leaf[prompts_P]), (lambda leaf: constrain(leaf[rows_N], "rows"))
         part = (jax.tree.map(of_bank, bank), size, *jax.tree.map(of_rows, (view, needed_B)))
-        return constrain(_all_in_step(tools, *part), "rows")
+        return constrain(beside(_all_in_step(tools, *part)), "rows")
 
     rows_PRN = np.arange(batch, dtype=np.int32).reshape(parts, -1, at_once)
-    pixels_RNhwC = jax.lax.map(some, jnp.asarray(rows_PRN.swapaxes(0, 1).reshape(-1, parts * at_once)))
-    pixels_RPNhwC = pixels_RNhwC.reshape((-1, parts, at_once) + pixels_RNhwC.shape[2:])
-    return pixels_RPNhwC.swapaxes(0, 1).reshape((batch,) + pixels_RNhwC.shape[2:])
+    pixels_RNhN = jax.lax.map(some, jnp.asarray(rows_PRN.swapaxes(0, 1).reshape(-1, parts * at_once)))
+    pixels_RPNhN = pixels_RNhN.reshape((-1, parts, at_once) + pixels_RNhN.shape[2:])
+    return pixels_RPNhN.swapaxes(0, 1).reshape((batch, *size, -1))
 
 
 def _all_in_step(tools: Sequence[Any], bank: ImageBank, size: tuple[int, int], view: View, needed_B: Array) -> Array:
@@ -173,7 +174,7 @@ def _draw(
     def blend(levels_BhwC: Array) -> Array:
         mirrored_B = _mirrored(view)
         apart = jnp.any((view.blend != Blend.ONE) & ~mirrored_B)
-        other_BhwC = jax.lax.cond(apart, lambda: sample(panel=1), lambda: levels_BhwC)
+        other_BhwC = change_if(apart, lambda _: sample(panel=1), levels_BhwC)
         other_BhwC = jnp.where(mirrored_B[:, None, None, None], levels_BhwC[:, :, ::-1], other_BhwC)
         u_1w = (jnp.arange(size[1], dtype=jnp.float32)[None, :] + 0.5) / size[1]
         v_h1 = (jnp.arange(size[0], dtype=jnp.float32)[:, None] + 0.5) / size[0]
@@ -183,7 +184,7 @@ def _draw(
         seen_BhwC = jnp.where(here(Blend.SEAM) & beyond_Bhw[..., None], other_BhwC, levels_BhwC)
         return jnp.where(here(Blend.DIFFERENCE), jnp.abs(levels_BhwC - other_BhwC), seen_BhwC)
 
-    levels_BhwC = jax.lax.cond(jnp.any(view.blend != Blend.ONE), blend, lambda levels: levels, levels_BhwC)
+    levels_BhwC = change_if(jnp.any(view.blend != Blend.ONE), blend, levels_BhwC)
     return _with_effects(on_rows, tools, view, levels_BhwC).astype(jnp.uint8)
 
 
@@ -222,10 +223,12 @@ def _with_effects(on_rows: Any, tools: Sequence[Any], view: View, levels_BhwC: A
                 one = lambda row, originals: _rounded(effect(*row, originals))  # noqa: E731
                 return on_rows(one, mine_B=mine_B, rows=(levels_BhwC, values_BN, view), otherwise=levels_BhwC)
 
-            levels_BhwC = jax.lax.cond(jnp.any(mine_B), apply, lambda levels: levels, levels_BhwC)
+            levels_BhwC = change_if(jnp.any(mine_B), apply, levels_BhwC)
         return levels_BhwC
 
-    return jax.lax.fori_loop(0, view.effect.shape[1], apply_all, levels_BhwC)
+    shape = levels_BhwC.shape
+    step = lambda at, levels: beside(apply_all(at, levels.reshape(shape)))  # noqa: E731
+    return jax.lax.fori_loop(0, view.effect.shape[1], step, beside(levels_BhwC)).reshape(shape)
 
 
 def _rounded(levels_hwC: Array) -> Array:
