@@ -9,7 +9,7 @@ from medvista_jax.core.types import Array, Params
 from medvista_jax.models.vlm import Features, VisionLanguageModel, spread_features
 from medvista_jax.tools.pixels import beside
 
-IMAGES_AT_ONCE = 4
+IMAGES_AT_ONCE = 2
 """A device, on an accelerator. Attention scores of an image of 512 x 512 pixels take 64 MB in a tower of 16 heads."""
 
 

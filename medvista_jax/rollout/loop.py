@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from medvista_jax.core.layout import constrain, constrain_tree, platform
+from medvista_jax.core.layout import constrain, constrain_tree, platform, shards
 from medvista_jax.core.types import Array, Params, Question, Trajectory, Turns
 from medvista_jax.environment import gym
 from medvista_jax.environment.gym import Environment, EnvState
@@ -385,19 +385,60 @@ def observe(
     """
     with jax.named_scope("observe"):
         positions_BWZ, next_B = model.positions(record.next_B, observation.valid_BW, observation.feature_BW)
-        hidden_BWE, cache = model.forward(
-            params,
-            observation.tokens_BW,
-            observation.feature_BW,
-            features,
-            positions_BWZ,
-            observation.valid_BW,
-            cache,
-            at,
-        )
-        logits_BV = model.logits(params, last_valid(hidden_BWE, observation.valid_BW))
+        seen = (observation.tokens_BW, observation.feature_BW, positions_BWZ, observation.valid_BW)
+        cache, last_BE = _read_observation(model, params, features, cache, at, seen)
+        logits_BV = model.logits(params, last_BE)
     said = (observation.tokens_BW, observation.valid_BW, observation.feature_BW, positions_BWZ, next_B)
     return write(record, at, *said, sampled=False), cache, logits_BV
+
+
+SLOTS_AT_ONCE = 2048
+"""Of an observation, a device, on an accelerator: beside a full cache there is no room for the activations of more."""
+
+
+def observation_pieces(batch: int, width: int) -> int:
+    """In how many equal pieces the chunk of an observation passes through the model."""
+    if platform() == "cpu":
+        return 1
+    rows = batch // shards("batch", batch)
+    return next(n for n in range(1, width + 1) if width % n == 0 and (rows * width // n <= SLOTS_AT_ONCE or n == width))
+
+
+def _read_observation(
+    model: VisionLanguageModel,
+    params: Params,
+    features: Features,
+    cache: KVCache,
+    at: Array,
+    seen: tuple[Array, Array, Array, Array],
+) -> tuple[KVCache, Array]:
+    """The cache with the chunk, and the hidden state ``[B, E]`` of each row's last valid slot.
+
+    Args:
+      seen: tokens, features, positions and validity of the chunk's slots, ``[B, W, …]``.
+    """
+    batch, width = seen[0].shape
+    size = width // observation_pieces(batch, width)
+
+    def read(n: Array | int, cache: KVCache) -> tuple[Array, Array, KVCache]:
+        part = lambda x_BW: jax.lax.dynamic_slice_in_dim(x_BW, n * size, size, axis=1)  # noqa: E731
+        tokens_BT, feature_BT, positions_BTZ, valid_BT = map(part, seen) if size < width else seen
+        hidden_BTE, cache = model.forward(
+            params, tokens_BT, feature_BT, features, positions_BTZ, valid_BT, cache, at + n * size
+        )
+        return last_valid(hidden_BTE, valid_BT), jnp.any(valid_BT, axis=1), cache
+
+    if size == width:
+        last_BE, _, cache = read(0, cache)
+        return cache, last_BE
+
+    def go_on(n: Array, carry: tuple[KVCache, Array]) -> tuple[KVCache, Array]:
+        cache, last_BE = carry
+        later_BE, goes_on_B, cache = read(n, cache)
+        return cache, jnp.where(goes_on_B[:, None], later_BE, last_BE)
+
+    last = jax.eval_shape(read, 0, cache)[0]
+    return jax.lax.fori_loop(0, width // size, go_on, (cache, jnp.zeros(last.shape, last.dtype)))
 
 
 def _put_slot(old_BI: Array, new_B: Array, slot_B: Array) -> Array:
