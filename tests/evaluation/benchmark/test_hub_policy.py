@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 
@@ -50,22 +51,25 @@ ASKS = [
 ]
 
 
+@functools.partial(jax.jit, static_argnames=("model",))
+def next_token(model, params, tokens_T, feature_T, count, pixels):
+    """The likeliest token behind ``count``: one pass over the whole sequence, padded on the right."""
+    features = jax.tree.map(lambda x: x[None], model.encode_images(params, pixels[None]))
+    valid_BT = (jnp.arange(len(tokens_T)) < count)[None]
+    positions_BTZ, _ = model.positions(jnp.zeros((1,), jnp.int32), valid_BT, feature_T[None])
+    hidden_BTE, _ = model.forward(params, tokens_T[None], feature_T[None], features, positions_BTZ, valid_BT)
+    return jnp.argmax(model.logits(params, hidden_BTE[0, count - 1]))
+
+
 def uncached(policy, ask, pixels):
-    """Greedy words: the whole sequence through the model for every token, no padding, no cache, no rollout."""
-    model, chat = policy.model, policy.chat
-    prompt = chat.prompt(ask.text, [model.tokens_per_image], (), None)
-    features = jax.tree.map(lambda x: x[None], model.encode_images(policy.params, jnp.asarray(pixels[None])))
-    tokens, feature = list(prompt.tokens), list(prompt.feature)
-    for _ in range(NEW):
-        valid = jnp.ones((1, len(tokens)), bool)
-        feature_BT = jnp.asarray([feature], jnp.int32)
-        positions, _ = model.positions(jnp.zeros((1,), jnp.int32), valid, feature_BT)
-        hidden, _ = model.forward(
-            policy.params, jnp.asarray([tokens], jnp.int32), feature_BT, features, positions, valid
-        )
-        tokens.append(int(jnp.argmax(model.logits(policy.params, hidden[:, -1])[0])))
-        feature.append(-1)
-    return chat.tokenizer.decode(tokens[-NEW:]).strip()
+    """Greedy words: the whole sequence through the model for every token, no cache, no rollout."""
+    prompt = policy.chat.prompt(ask.text, [policy.model.tokens_per_image], (), None)
+    tokens, feature = np.zeros(160, np.int32), np.full(160, -1, np.int32)
+    count = len(prompt.tokens)
+    tokens[:count], feature[:count] = prompt.tokens, prompt.feature
+    for at in range(count, count + NEW):
+        tokens[at] = next_token(policy.model, policy.params, tokens, feature, at, pixels)
+    return policy.chat.tokenizer.decode(tokens[count : count + NEW].tolist()).strip()
 
 
 def test_replies_are_those_of_a_loop_without_cache(folder):
