@@ -143,8 +143,8 @@ class HubPolicy:
         turn_tokens = -(-generation.max_new_tokens // turns)
         environment = build_environment(
             chat.tokenizer,
-            # An environment has tools; without any on offer the budgets of a question switch them off.
-            offered or tuple(DEFAULT_TOOLS.values()),
+            # An environment has a tool; without one on offer the budgets of a question switch it off.
+            offered or tuple(DEFAULT_TOOLS.values())[:1],
             model.tokens_per_image,
             model.image_size,
             turns,
