@@ -42,7 +42,7 @@ class Judge:
     Args:
       url: of the endpoint, up to and with ``/v1``.
       model: its name there.
-      cache: file of verdicts; None keeps them for this run.
+      cache: file of verdicts, of this judge alone: replies without one are kept in it too. None: this run's.
       seed: sent with every request.
       key_variable: environment variable that holds the key; None for none.
       timeout_s: of one attempt.
