@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
+import scipy.special
 
 Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
@@ -93,6 +96,82 @@ def mcnemar_exact(a_N: np.ndarray, b_N: np.ndarray) -> float:
     tail = sum(math.comb(n, k) for k in range(min(a_only, b_only) + 1))
     # Integers until the last division: the powers of two overflow a float past a thousand items.
     return min(1.0, 2 * tail / 2**n)
+
+
+@dataclasses.dataclass(frozen=True)
+class McNemar:
+    """A comparison of two checkpoints on the same items.
+
+    Attributes:
+      a_only, b_only: items that one of them alone gets right.
+      p: two-sided.
+      method: "exact", "mid-p" or "chi2 with continuity correction".
+    """
+
+    a_only: int
+    b_only: int
+    p: float
+    method: str
+
+
+def mcnemar(a_N: np.ndarray, b_N: np.ndarray, method: Literal["exact", "mid-p", "chi2"] = "exact") -> McNemar:
+    """McNemar's test (Psychometrika 12:153, 1947) with what it rests on.
+
+    Args:
+      a_N, b_N: bool or 0/1, entry i of both belongs to item i.
+      method: ``"exact"``, the binomial test, never too bold and right for any number of items; ``"mid-p"`` counts what
+        was seen by half (Fagerland, Lydersen and Laake, BMC Medical Research Methodology 13:91, 2013); ``"chi2"`` is
+        Edwards' continuity correction, for 25 items and more on which the two differ.
+
+    Raises:
+      ValueError: shapes differ, values other than 0 and 1, or another method.
+    """
+    a_only, b_only, _ = _discordant(a_N, b_N)
+    n, fewer = a_only + b_only, min(a_only, b_only)
+    if method == "exact":
+        return McNemar(a_only, b_only, mcnemar_exact(a_N, b_N), method)
+    if method == "mid-p":
+        # At equality both tails hold the middle, and the sum is 1 without it being counted twice.
+        tail = 2 * sum(math.comb(n, k) for k in range(fewer + 1)) - math.comb(n, fewer)
+        return McNemar(a_only, b_only, 1.0 if a_only == b_only else tail / 2**n, method)
+    if method == "chi2":
+        statistic = max(abs(a_only - b_only) - 1, 0) ** 2 / n if n else 0.0
+        return McNemar(a_only, b_only, math.erfc(math.sqrt(statistic / 2)), "chi2 with continuity correction")
+    raise ValueError(f"method {method!r} is not exact, mid-p or chi2")
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedMean:
+    """``mean`` of ``n`` seeds, its 95 % interval and the standard deviation between seeds; None for one seed."""
+
+    n: int
+    mean: float
+    low: float | None
+    high: float | None
+    deviation: float | None
+
+
+def mean_over_seeds(values: Sequence[float]) -> SeedMean:
+    """Mean of a quantity over runs with other seeds, with Student's interval: ``mean ± t(0.975, n - 1) s / √n``.
+
+    It says how much runs differ, not how much items do: for that see :func:`wilson_interval` and
+    :func:`paired_bootstrap`.
+
+    Args:
+      values: one a seed, such as accuracies in 0…1; the interval is not cut off there.
+
+    Raises:
+      ValueError: no value, or one that is not finite.
+    """
+    values_N = np.asarray(values, np.float64)
+    if values_N.ndim != 1 or not len(values_N) or not np.isfinite(values_N).all():
+        raise ValueError(f"finite values of one seed or more are needed, not {list(values)}")
+    n, mean = len(values_N), float(values_N.mean())
+    if n == 1:
+        return SeedMean(1, mean, None, None, None)
+    deviation = float(values_N.std(ddof=1))
+    half = float(scipy.special.stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
+    return SeedMean(n, mean, mean - half, mean + half, deviation)
 
 
 def _discordant(a_N: np.ndarray, b_N: np.ndarray) -> tuple[int, int, int]:

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from medvista_jax.evaluation.scorers import Item, score, summary
-from medvista_jax.evaluation.scorers.conformance import read_cases
+from medvista_jax.evaluation.scorers.conformance import SUBJECT
 from medvista_jax.evaluation.scorers.differences import DIFFERENCES
 from tests.scorers_compared import both
 
-PUBLISHED = {case["id"]: case for case in read_cases(Path(__file__).parents[1] / "data" / "scorers" / "published.json")}
+PUBLISHED = {
+    case["id"]: case for case in SUBJECT.read_cases(Path(__file__).parents[1] / "data" / "scorers" / "published.json")
+}
 LISTED = [case for difference in DIFFERENCES for case in difference.cases]
 OPTIONS = {"A": "CT", "B": "MRI", "C": "X-ray", "D": "left lung", "E": "lung"}
 

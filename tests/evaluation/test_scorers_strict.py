@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from medvista_jax.evaluation.scorers.__main__ import listing, main
-from medvista_jax.evaluation.scorers.conformance import read_cases, run
+from medvista_jax.evaluation.scorers.conformance import SUBJECT
 from medvista_jax.evaluation.scorers.strict import STRICT
 
 DATA = Path(__file__).parents[1] / "data" / "scorers"
-CASES = [case for name in ("published", "executed") for case in read_cases(DATA / f"{name}.json")]
+CASES = [case for name in ("published", "executed") for case in SUBJECT.read_cases(DATA / f"{name}.json")]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_case(case):
-    verdict = run(case)
+    verdict = SUBJECT.run(case)
     assert verdict.agrees or verdict.skipped, str(verdict)
     assert bool(verdict.skipped) == bool(case["expected"].get("nondeterministic")), "only random results are skipped"
 

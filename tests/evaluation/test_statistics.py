@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medvista_jax.evaluation.statistics import mcnemar_exact, paired_bootstrap, wilson_interval
+from medvista_jax.evaluation.statistics import (
+    mcnemar,
+    mcnemar_exact,
+    mean_over_seeds,
+    paired_bootstrap,
+    wilson_interval,
+)
 
 
 def test_wilson_against_the_literature():
@@ -77,3 +83,39 @@ def test_unpaired_input_is_refused():
         mcnemar_exact(np.array([0.5]), np.array([1]))
     with pytest.raises(ValueError, match="no items"):
         paired_bootstrap(np.ones(0), np.ones(0))
+
+
+def test_mcnemar_against_the_literature():
+    # Fagerland et al., BMC Med Res Methodol 13:91 (2013), table 1: 1 and 7 discordant pairs of 21.
+    pairs = vectors(1, 1, 7, 12)
+    for method, p in (("exact", 0.0703), ("mid-p", 0.0391), ("chi2", 0.0771)):
+        found = mcnemar(*pairs, method)
+        assert (found.a_only, found.b_only) == (1, 7) and found.p == pytest.approx(p, abs=5e-5)
+    # statsmodels' documentation: mcnemar(table, exact=False, correction=True) of the same table as above.
+    assert mcnemar(*vectors(101, 121, 59, 33), "chi2").p == pytest.approx(5.450094825427117e-06, rel=1e-9)
+
+
+def test_mcnemar_against_scipy():
+    for a_only, b_only in ((3, 9), (0, 6), (12, 12), (40, 25), (1, 0)):
+        pairs, n, k = vectors(5, a_only, b_only, 4), a_only + b_only, min(a_only, b_only)
+        mid = 1.0 if a_only == b_only else 2 * stats.binom.cdf(k, n, 0.5) - stats.binom.pmf(k, n, 0.5)
+        assert mcnemar(*pairs).p == pytest.approx(stats.binomtest(k, n).pvalue, rel=1e-9)
+        assert mcnemar(*pairs, "mid-p").p == pytest.approx(mid, rel=1e-9)
+        chi2 = max(abs(a_only - b_only) - 1, 0) ** 2 / n
+        assert mcnemar(*pairs, "chi2").p == pytest.approx(stats.chi2.sf(chi2, 1), rel=1e-9)
+    assert mcnemar(*vectors(3, 0, 0, 2), "chi2").p == mcnemar(*vectors(3, 0, 0, 2), "mid-p").p == 1.0
+    with pytest.raises(ValueError, match="not exact, mid-p or chi2"):
+        mcnemar(*vectors(1, 1, 1, 1), "yates")
+
+
+def test_mean_over_seeds_against_scipy():
+    values = [0.551, 0.547, 0.56, 0.539]
+    found = mean_over_seeds(values)
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-9)
+    assert found.mean == pytest.approx(0.54925) and found.deviation == pytest.approx(stats.tstd(values))
+    one = mean_over_seeds([0.5])
+    assert (one.mean, one.low, one.deviation) == (0.5, None, None)
+    for bad in ([], [float("nan")]):
+        with pytest.raises(ValueError, match="finite values"):
+            mean_over_seeds(bad)

@@ -13,19 +13,20 @@ from pathlib import Path
 
 import pytest
 
+from medvista_jax.core.conformance import Skipped
 from medvista_jax.learning.rewards import PRESETS
 from medvista_jax.learning.rewards.__main__ import listing, main
-from medvista_jax.learning.rewards.conformance import read_cases, run
+from medvista_jax.learning.rewards.conformance import SUBJECT
 from medvista_jax.learning.rewards.transcripts import READERS, mathematics
-from medvista_jax.learning.rewards.transcripts.base import Skipped, unabridged
+from medvista_jax.learning.rewards.transcripts.base import unabridged
 
 DATA = Path(__file__).parents[1] / "data" / "rewards"
-CASES = [case for name in ("published", "executed") for case in read_cases(DATA / f"{name}.json")]
+CASES = [case for name in ("published", "executed") for case in SUBJECT.read_cases(DATA / f"{name}.json")]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_case(case):
-    verdict = run(case)
+    verdict = SUBJECT.run(case)
     assert verdict.agrees, str(verdict)
 
 
@@ -76,7 +77,7 @@ BY_HAND = [
 @pytest.mark.parametrize("number", range(len(BY_HAND)))
 def test_by_hand(number):
     preset, given, expected = BY_HAND[number]
-    verdict = run({"id": "x", "preset": preset, "input": given, "expected": expected})
+    verdict = SUBJECT.run({"id": "x", "preset": preset, "input": given, "expected": expected})
     assert verdict.agrees, str(verdict)
 
 
@@ -118,7 +119,7 @@ def test_numbers_are_equal_as_math_verify_finds_them(one, other, equal):
 def test_latex_needs_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "math_verify", None)
     case = {"preset": "med_r1", "input": {"response": "$x^2$", "gold": "$x \\cdot x$"}, "expected": 1.0}
-    verdict = run({"id": "latex", **case})
+    verdict = SUBJECT.run({"id": "latex", **case})
     assert str(verdict).startswith("latex: skipped: needs the package math-verify")
     with pytest.raises(Skipped):
         mathematics.same("$x$", "1")

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvista_jax.evaluation.scorers.conformance import BadFile, read_cases, run
+from medvista_jax.evaluation.scorers.conformance import SUBJECT
 from medvista_jax.evaluation.scorers.differences import DIFFERENCES
 from medvista_jax.evaluation.scorers.fixed import score
 from medvista_jax.evaluation.scorers.strict import STRICT
@@ -31,21 +31,6 @@ def listing() -> str:
     return "\n\n".join([*entries, "Where the fixed scorer differs from the strict ones\n" + "\n".join(lines)])
 
 
-def conformance(path: Path) -> int:
-    """Runs a file of cases; see the module's docstring for the exit codes."""
-    verdicts = [run(case) for case in read_cases(path)]
-    print("\n".join(map(str, verdicts)))
-    agree, skipped = (sum(verdict.agrees for verdict in verdicts), sum(bool(verdict.skipped) for verdict in verdicts))
-    unreadable = [verdict for verdict in verdicts if verdict.unreadable]
-    differ = len(verdicts) - agree - skipped - len(unreadable)
-    counts = [f"{len(verdicts)} cases: {agree} agree", f"{differ} differ", f"{skipped} skipped"]
-    if unreadable:
-        counts.append(f"{len(unreadable)} cannot be read")
-        print(f"medvista_jax.evaluation.scorers: {path}: {unreadable[0]}", file=sys.stderr)
-    print("\n" + ", ".join(counts))
-    return 2 if unreadable else 1 if differ else 0
-
-
 def main(arguments: Sequence[str]) -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(
@@ -58,11 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.list:
         print(listing())
         return 0
-    try:
-        return conformance(chosen.conformance)
-    except BadFile as error:
-        print(f"medvista_jax.evaluation.scorers: {error}", file=sys.stderr)
-        return 2
+    return SUBJECT.command(chosen.conformance)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from medvista_jax.core.conformance import BadCase
+
 Case = Mapping[str, Any]
 """The ``input`` of a case."""
 
@@ -17,10 +19,6 @@ RANDOM = {"nondeterministic": True}
 
 class UpstreamFails(Exception):
     """Upstream's program ends here; the message is its error as Python prints it."""
-
-
-class BadCase(Exception):
-    """The case lacks what the scorer reads, or has it in another form."""
 
 
 def text_of(case: Case, name: str) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from medvista_jax.evaluation.scorers.base import BadCase, Case, Result, UpstreamFails, text_of
+from medvista_jax.core.conformance import BadCase
+from medvista_jax.evaluation.scorers.base import Case, Result, UpstreamFails, text_of
 from medvista_jax.evaluation.scorers.overlap import bleu, rouge
 
 MARKERS = (

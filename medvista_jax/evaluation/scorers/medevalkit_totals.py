@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medvista_jax.evaluation.scorers.base import BadCase, Case, Result, UpstreamFails
+from medvista_jax.core.conformance import BadCase
+from medvista_jax.evaluation.scorers.base import Case, Result, UpstreamFails
 from medvista_jax.evaluation.scorers.medevalkit import judge_sample, tagged
 
 DATASETS = ("SLAKE", "PATH_VQA", "VQA_RAD")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from medvista_jax.evaluation.scorers.base import RANDOM, BadCase, Case, Result, options_of, text_of
+from medvista_jax.core.conformance import BadCase
+from medvista_jax.evaluation.scorers.base import RANDOM, Case, Result, options_of, text_of
 from medvista_jax.evaluation.scorers.medevalkit import boxed, tagged
 
 PUNCTUATION = ",.!?;:'"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from medvista_jax.evaluation.scorers.base import BadCase, Case, Result, options_of
+from medvista_jax.core.conformance import BadCase
+from medvista_jax.evaluation.scorers.base import Case, Result, options_of
 
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medvista_jax.learning.rewards import PRESETS
-from medvista_jax.learning.rewards.conformance import BadFile, read_cases, run
+from medvista_jax.learning.rewards.conformance import SUBJECT
 
 
 def listing() -> str:
@@ -26,21 +26,6 @@ def listing() -> str:
         text = inspect.cleandoc(getattr(reward, "func", reward).__doc__ or "of the user").split("\nArgs:")[0]
         entries.append(f"{name}\n" + "\n".join(f"  {line}" for line in text.strip().splitlines() if line))
     return "\n\n".join(entries)
-
-
-def conformance(path: Path) -> int:
-    """Runs a file of cases; see the module's docstring for the exit codes."""
-    verdicts = [run(case) for case in read_cases(path)]
-    print("\n".join(map(str, verdicts)))
-    agree, skipped = (sum(verdict.agrees for verdict in verdicts), sum(bool(verdict.skipped) for verdict in verdicts))
-    unreadable = [verdict for verdict in verdicts if verdict.unreadable]
-    differ = len(verdicts) - agree - skipped - len(unreadable)
-    counts = [f"{len(verdicts)} cases: {agree} agree", f"{differ} differ", f"{skipped} skipped"]
-    if unreadable:
-        counts.append(f"{len(unreadable)} cannot be read")
-        print(f"medvista_jax.learning.rewards: {path}: {unreadable[0]}", file=sys.stderr)
-    print("\n" + ", ".join(counts))
-    return 2 if unreadable else 1 if differ else 0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,11 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.list:
         print(listing())
         return 0
-    try:
-        return conformance(chosen.conformance)
-    except BadFile as error:
-        print(f"medvista_jax.learning.rewards: {error}", file=sys.stderr)
-        return 2
+    return SUBJECT.command(chosen.conformance)
 
 
 if __name__ == "__main__":

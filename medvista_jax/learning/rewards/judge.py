@@ -191,7 +191,8 @@ class LanguageModelJudge:
 
     Args:
       endpoint: with ``protocol="chat"``; its ``timeout_s`` is that of one attempt.
-      cache: file of verdicts; the key is a hash of model and prompt, so another of either asks anew. None: this run's.
+      cache: file of verdicts; the key is a hash of model, prompt and the endpoint's seed, so another of them asks
+        anew. None: this run's.
       prompt: with the fields of :class:`Claim` in braces.
       verdict: from the reply's text to 0 … 1, or None where it holds none.
       retries: attempts after the first while the server is busy, silent or out of reach, and after a reply without a
@@ -232,8 +233,9 @@ class LanguageModelJudge:
     def __call__(self, claim: Claim) -> float | None:
         """The verdict on one claim; None when no attempt brought one."""
         prompt = self._prompt.format(**dataclasses.asdict(claim))
-        model = self._connection.endpoint.model
-        key = hashlib.sha256(json.dumps([model, prompt]).encode()).hexdigest()
+        endpoint = self._connection.endpoint
+        named = [endpoint.model, prompt] if endpoint.seed is None else [endpoint.model, prompt, endpoint.seed]
+        key = hashlib.sha256(json.dumps(named).encode()).hexdigest()
         known = self._ledger.get(key)
         if known is not None:
             self._count("cached")

@@ -39,6 +39,7 @@ class Endpoint:
       key_variable: environment variable that holds the bearer key, None for none. The key is read with each request.
       timeout_s: seconds of one request, from its start to the last byte of the reply.
       max_tokens: of a chat reply.
+      seed: sent with a chat request; None for none.
     """
 
     url: str
@@ -47,6 +48,7 @@ class Endpoint:
     key_variable: str | None = None
     timeout_s: float = 30.0
     max_tokens: int = 512
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         parts = urllib.parse.urlsplit(self.url)
@@ -109,6 +111,8 @@ class Connection:
             "temperature": 0,
             "max_tokens": self.endpoint.max_tokens,
         }
+        if self.endpoint.seed is not None:
+            body["seed"] = self.endpoint.seed
         return self._message(self._post(body))
 
     def _message(self, reply: Any) -> str:

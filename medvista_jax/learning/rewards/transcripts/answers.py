@@ -7,8 +7,9 @@ import math
 import re
 from collections.abc import Sequence
 
+from medvista_jax.core.conformance import BadCase
 from medvista_jax.learning.rewards import formulas
-from medvista_jax.learning.rewards.transcripts.base import BadCase, Case, Parts, is_number, response, verdict, wanted
+from medvista_jax.learning.rewards.transcripts.base import Case, Parts, is_number, response, verdict, wanted
 
 
 def final_answer(text: str) -> str | None:

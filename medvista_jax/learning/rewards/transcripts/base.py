@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from medvista_jax.core.conformance import BadCase
+
 Case = Mapping[str, Any]
 """The ``input`` of a case."""
 
@@ -13,14 +15,6 @@ Parts = Mapping[str, Any]
 """What a reader finds: ``"reward"``, and the parts by name."""
 
 Reader = Callable[[Case], Parts]
-
-
-class Skipped(Exception):
-    """The case asks for something that cannot be had here; the reason is the message."""
-
-
-class BadCase(Exception):
-    """The case lacks what the preset reads, or has it in another form."""
 
 
 def wanted(case: Case, *names: str) -> Any:

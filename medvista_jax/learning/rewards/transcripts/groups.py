@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from medvista_jax.core.conformance import BadCase
 from medvista_jax.learning.rewards import formulas
-from medvista_jax.learning.rewards.transcripts.base import BadCase, Case, Parts, wanted
+from medvista_jax.learning.rewards.transcripts.base import Case, Parts, wanted
 
 
 def _group(case: Case) -> tuple[np.ndarray, np.ndarray, float]:

@@ -16,7 +16,7 @@ import dataclasses
 import re
 from fractions import Fraction
 
-from medvista_jax.learning.rewards.transcripts.base import Skipped
+from medvista_jax.core.conformance import Skipped
 
 _NUMBER = (
     r"(?<!\d)(?:(?P<whole>-?[1-9]\d{0,2}(?:[ ,]\d{3})+|-?\d+)(?P<part>\.\d+|(?<!\d[ ,]\d{3}),\d+)?|(?P<bare>\.\d+))"

@@ -10,8 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medvista_jax.core.conformance import BadCase
 from medvista_jax.learning.rewards import formulas
-from medvista_jax.learning.rewards.transcripts.base import BadCase, Case, Parts, wanted
+from medvista_jax.learning.rewards.transcripts.base import Case, Parts, wanted
 from medvista_jax.learning.rewards.transcripts.turns import turns_of
 
 _TOOLS = ("Zoom-in", "SAM2", "BiomedParse")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
+from medvista_jax.core.conformance import Skipped
 from medvista_jax.learning.rewards import formulas
 from medvista_jax.learning.rewards.transcripts import mathematics
 from medvista_jax.learning.rewards.transcripts.base import (
     Case,
     Parts,
-    Skipped,
     first_tagged,
     is_number,
     paired,

@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medvista_jax.core.conformance import BadCase
 from medvista_jax.learning.rewards import formulas
 from medvista_jax.learning.rewards.transcripts import mathematics
-from medvista_jax.learning.rewards.transcripts.base import BadCase, Case, Parts, response, unabridged, verdict, wanted
+from medvista_jax.learning.rewards.transcripts.base import Case, Parts, response, unabridged, verdict, wanted
 from medvista_jax.learning.rewards.transcripts.tagged import one_line_answer
 
 
