@@ -32,25 +32,35 @@ def lines(m: Measured) -> list[str]:
     ]
 
 
+HEAD = (
+    "plan",
+    "mesh (data, fsdp, tensor)",
+    "step: peak / set aside, GiB a chip",
+    "of",
+    "rollout beyond its cache, of a cache",
+    "update, TFLOP a chip",
+    "times the model's",
+    "collectives of the update, GiB a chip",
+    "step compiled in",
+)
+
+
 def table(results: dict[str, Any], date: datetime.date) -> str:
-    """Markdown: a row a plan."""
-    head = (
-        "| plan | mesh (data, fsdp, tensor) | step: peak / set aside, GiB a chip | of "
-        "| rollout beyond its cache, of a cache | update, TFLOP a chip | times the model's "
-        "| collectives of the update, GiB a chip | step compiled in |\n"
-        "| --- | --- | --: | --: | --: | --: | --: | --: | --: |"
-    )
-    rows = []
+    """Markdown: a row a plan; a dash for a program that was not compiled."""
+    rows = [HEAD, ("---", "---", *("--:",) * (len(HEAD) - 2))]
     for name, result in results.items():
-        programs = result["programs"]
-        step, rollout, update = programs["step"], programs["rollout"], programs["update"]
-        beyond = (rollout["temporaries"] - rollout["cache"]) / rollout["cache"]
-        received = sum(size for _, size in update["collectives"].values())
-        rows.append(
-            f"| {name} | {', '.join(map(str, result['plan']['mesh']))} | {step['peak'] / GIB:.1f} "
-            f"/ {(step['arguments'] + step['temporaries']) / GIB:.1f} "
-            f"| {step['hbm'] / GIB:.0f} | {beyond:.2f} | {update['flops'] / 1e12:.0f} "
-            f"| {update['flops'] / update['model_flops']:.2f} | {received / GIB:.0f} "
-            f"| {step['lower_seconds'] + step['compile_seconds']:.0f} s |"
-        )
-    return "\n".join([head, *rows, "", f"jax {next(iter(results.values()))['jax']}, {date.isoformat()}."])
+        step, rollout, update = (result["programs"].get(program) for program in ("step", "rollout", "update"))
+        cells = [name, ", ".join(map(str, result["plan"]["mesh"])), *["–"] * (len(HEAD) - 2)]
+        if step:
+            cells[2] = f"{step['peak'] / GIB:.1f} / {(step['arguments'] + step['temporaries']) / GIB:.1f}"
+            cells[3] = f"{step['hbm'] / GIB:.0f}"
+            cells[8] = f"{step['lower_seconds'] + step['compile_seconds']:.0f} s"
+        if rollout:
+            cells[4] = f"{(rollout['temporaries'] - rollout['cache']) / rollout['cache']:.2f}"
+        if update:
+            cells[5] = f"{update['flops'] / 1e12:.0f}"
+            cells[6] = f"{update['flops'] / update['model_flops']:.2f}"
+            cells[7] = f"{sum(size for _, size in update['collectives'].values()) / GIB:.0f}"
+        rows.append(tuple(cells))
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", f"jax {next(iter(results.values()))['jax']}, {date.isoformat()}."])
