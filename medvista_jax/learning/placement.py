@@ -21,6 +21,7 @@ from medvista_jax.core.layout import NAMES, managed
 from medvista_jax.core.types import Array, Params
 from medvista_jax.learning.state import FlatParams, TrainState, join
 from medvista_jax.models.families import sharding_rules
+from medvista_jax.models.names import flatten
 from medvista_jax.models.stacked import STACK, stack_layers
 from medvista_jax.models.vlm import VisionLanguageModel
 from medvista_jax.runtime.sharding import Rules, as_returned, place
@@ -117,6 +118,13 @@ def policy_params(model: VisionLanguageModel, state: TrainState) -> Params:
         where = policy_specifications(model, flat, jax.sharding.get_abstract_mesh())
         flat = {path: jax.lax.with_sharding_constraint(leaf, where[path]) for path, leaf in flat.items()}
     return join(flat, {})
+
+
+def place_policy(model: VisionLanguageModel, params: Params, mesh: jax.sharding.Mesh) -> Params:
+    """Parameters laid out as :func:`policy_params` has them, outside of a program and in the dtypes that they have."""
+    flat = flatten(params)
+    where = policy_specifications(model, flat, mesh)
+    return join({path: jax.device_put(leaf, NamedSharding(mesh, where[path])) for path, leaf in flat.items()}, {})
 
 
 def with_whole_head(model: VisionLanguageModel, params: Params) -> Params:

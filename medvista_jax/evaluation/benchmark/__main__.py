@@ -30,6 +30,7 @@ from medvista_jax.evaluation.protocols import PROTOCOLS, Protocol, Selection, pr
 from medvista_jax.models.tensor_files import BadCheckpoint
 from medvista_jax.runtime.compile_cache import enable_compile_cache
 from medvista_jax.runtime.interrupt import Interrupted, Interrupts
+from medvista_jax.runtime.mesh import MeshError, make_mesh, parse_mesh
 from medvista_jax.runtime.progress import Progress
 
 TOOLS = "zoom_in,adjust_window"
@@ -60,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, help="(default: the protocol's)")
     add("--max-new-tokens", type=int, help="(default: the protocol's)")
     add("--view", type=int, default=0, help="pixels a side of every image (default: the family's choice)")
+    add("--mesh", help="devices of this host that share the work, such as data=2,tensor=4 (default: one device)")
     add("--at-once", type=int, default=8, help="questions in a batch (default 8)")
     add("--judge", metavar="URL", help="OpenAI-compatible endpoint, up to /v1, that judges open questions")
     add("--judge-model", help="its name there")
@@ -89,7 +91,8 @@ def _policy(chosen: argparse.Namespace, protocol: Protocol) -> tuple[Policy, dic
     generation = Generation(
         settings.max_new_tokens, settings.temperature, protocol.top_p, settings.seed, chosen.turns, chosen.at_once
     )
-    policy = HubPolicy(chosen.model, generation, tools, chosen.adapters, chosen.view)
+    mesh = make_mesh(parse_mesh(chosen.mesh)) if chosen.mesh else None
+    policy = HubPolicy(chosen.model, generation, tools, chosen.adapters, chosen.view, mesh)
     return policy, policy.about()
 
 
@@ -97,7 +100,7 @@ def _opened(chosen: argparse.Namespace, protocol: Protocol) -> tuple[Policy, dic
     """:func:`_policy`; what is wrong with its arguments is a user's error."""
     try:
         return _policy(chosen, protocol)
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, MeshError, ModuleNotFoundError) as error:
         raise BadRun(str(error)) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from medvista_jax import models
 from medvista_jax.core.types import Params, Question, Trajectory
@@ -24,6 +26,7 @@ from medvista_jax.environment.gym import Environment
 from medvista_jax.evaluation.benchmark.lines import BadRun
 from medvista_jax.evaluation.benchmark.policies import Reply
 from medvista_jax.evaluation.protocols import Ask
+from medvista_jax.learning.placement import place_policy, place_rows
 from medvista_jax.models.lora_files import load_adapters
 from medvista_jax.models.vlm import VisionLanguageModel
 from medvista_jax.rollout.loop import play_rows
@@ -90,6 +93,7 @@ class HubPolicy:
       tools: names, see :func:`choose_tools`; empty for none. Tools of the host are not run here.
       adapters: folder of LoRA adapters.
       view: pixels a side of every image; 0 for the family's own choice.
+      mesh: devices of this host that share the model (``tensor``) and the questions (``data``, ``fsdp``).
 
     Raises:
       BadCheckpoint, FileNotFoundError, ValueError: the folder, the adapters or a tool cannot be used.
@@ -102,14 +106,20 @@ class HubPolicy:
         tools: Sequence[str] = (),
         adapters: Path | None = None,
         view: int = 0,
+        mesh: Mesh | None = None,
     ) -> None:
-        self.model, self.params = models.load(folder, image_size=(view, view) if view else None)
+        self.model, self.params = models.load(folder, mesh=mesh, image_size=(view, view) if view else None)
         if adapters is not None:
             self.model, self.params = load_adapters(adapters, self.model, self.params)
+        if mesh is not None:
+            self._mesh = mesh
+            self.params = place_policy(self.model, self.params, mesh)
         chat = load_chat(folder)
         self._setup(
             str(folder) + (f" + {adapters}" if adapters else ""), self.model, self.params, chat, generation, tools
         )
+
+    _mesh: Mesh | None = None
 
     @classmethod
     def of(
@@ -189,7 +199,10 @@ class HubPolicy:
         keys_B = fold(root, np.array([zlib.crc32(f"{ask.set}/{ask.id}".encode()) for ask in filled], np.uint32))
         sampling = Sampling.at(self.generation.temperature, top_p=self.generation.top_p)
         question = self.question(filled)
-        played = _play(self.model, self.params, self.environment, question, keys_B, sampling)
+        with jax.set_mesh(self._mesh) if self._mesh is not None else contextlib.nullcontext():
+            if self._mesh is not None:
+                question, keys_B = place_rows((question, keys_B))
+            played = _play(self.model, self.params, self.environment, question, keys_B, sampling)
         return self._read(jax.tree.map(np.asarray, played))[: len(asks)]
 
     def question(self, asks: Sequence[Ask]) -> Question:

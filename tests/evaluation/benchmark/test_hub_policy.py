@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import io
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -84,6 +87,15 @@ def test_replies_are_those_of_a_loop_without_cache(folder):
     assert [hot.reply([ask])[0].text for ask in reversed(ASKS)] == together[::-1]
     other = HubPolicy(folder, Generation(NEW, temperature=1.0, seed=4, at_once=2), view=16)
     assert [reply.text for reply in other.reply(ASKS)] != together
+
+
+def test_replies_on_a_mesh_are_those_of_one_device(folder):
+    variables = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.evaluation.benchmark.on_mesh", str(folder)]
+    run = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr[-2000:]
+    (one, alone), (four, together) = map(json.loads, run.stdout.splitlines())
+    assert (one, four) == (1, 4) and together == alone and len(set(alone)) > 1
 
 
 def test_the_prompt_without_and_with_tools(folder):
