@@ -7,7 +7,8 @@
     python experiments/quickstart.py --resume               # go on after Ctrl-C or a kill
 
 Writes OUT/table.json, table.md, report.html, curves.png, metrics.jsonl and, for each seed, OUT/seed_K with the
-checkpoints and the policy of every stage and trajectories that `python -m medvista_jax replay OUT/seed_K` plays again.
+checkpoints and the policy of every stage and trajectories that `python -m medvista_jax replay OUT/seed_K` plays again;
+and OUT/run.json, from which `experiments/export.py OUT FOLDER` writes the model as a hub folder with its card.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import tyro
+from quickstart_record import record_of
 
 from medvista_jax.data import controls
 from medvista_jax.data.atlas import FAMILIES
@@ -40,6 +42,7 @@ from medvista_jax.evaluation.evaluate import evaluate, rows_by_need
 from medvista_jax.evaluation.plots import draw_curves
 from medvista_jax.evaluation.replay import play_and_save
 from medvista_jax.evaluation.report import write_report
+from medvista_jax.evaluation.run_record import write_record
 from medvista_jax.evaluation.setting import FAMILY_WEIGHTS, Setting, load_policy, save_policy
 from medvista_jax.learning.grpo import GRPOConfig, grpo_step
 from medvista_jax.learning.perception import PerceptionConfig, init_head, perception_step
@@ -393,6 +396,7 @@ def run(config: Quickstart) -> None:
             seconds[str(seed)] = time.perf_counter() - started
         progress.note("drawing the report")
         protocol = report(config, config.out / "seed_0", rows, seconds)
+        write_record(config.out, record_of(config, protocol))
     with (config.out / "metrics.jsonl").open("w", encoding="utf-8") as merged:
         for seed in range(config.seeds):
             for record in read_metrics(config.out / f"seed_{seed}" / "metrics.jsonl"):

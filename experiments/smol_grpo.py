@@ -10,7 +10,8 @@ the surroundings of one of five bright spots. The teacher of the SFT stage answe
 and two in five of its looks are at a wrong spot; GRPO is paid for well-formed episodes and right answers only.
 
 Writes OUT/table.md, table.json, curves.png, metrics.jsonl, report.html, and OUT/adapters (PEFT's layout) beside
-OUT/model, the hub folder with the connector that they belong to.
+OUT/model, the hub folder with the connector that they belong to. `experiments/export.py OUT FOLDER` merges the two and
+writes a model card from OUT/run.json.
 """
 
 from __future__ import annotations

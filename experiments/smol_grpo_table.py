@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from smol_grpo_record import record_of
 from smol_grpo_setting import TURNS, Run, SmolGRPO, parents
 
 from medvista_jax.data.controls import encode_script
@@ -22,6 +23,7 @@ from medvista_jax.evaluation.cards import make_cards
 from medvista_jax.evaluation.evaluate import Evaluation, evaluate, play
 from medvista_jax.evaluation.plots import Panel, draw_curves
 from medvista_jax.evaluation.report import ReportCard, write_report
+from medvista_jax.evaluation.run_record import write_record
 from medvista_jax.learning.state import FlatParams
 from medvista_jax.models.lora import TRAINABLE
 from medvista_jax.models.lora_files import save_adapters
@@ -197,6 +199,7 @@ def write_results(run: Run, rows: list[tables.Row], cards: list[ReportCard], sec
     }
     title = "The packaged 157M model learns to look twice"
     write_report(out / "report.html", title, cards, rows, facts, out / "curves.png", protocol)
+    write_record(out, record_of(config, protocol))
     return protocol
 
 

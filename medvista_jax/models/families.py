@@ -83,7 +83,10 @@ def sharding_rules(model: Any) -> Rules:
 IGNORED = (r"\.rotary_emb\.inv_freq$",)
 """Tensors of old checkpoints that hold nothing: the rotary frequencies follow from the configuration."""
 
-_HINTS = {"internvl_chat": "its conversion to transformers, with a name that ends in -hf, is"}
+_HINTS = {
+    "internvl_chat": "its conversion to transformers, with a name that ends in -hf, is",
+    "medvista_tiny": "medvista_jax.models.medvista_tiny.folder.read_folder opens it",
+}
 
 
 def family_of(folder: str | Path) -> tuple[Family, str]:

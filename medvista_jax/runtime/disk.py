@@ -60,6 +60,20 @@ def require_room(folder: str | Path, checkpoint_bytes: int, checkpoints: int) ->
         )
 
 
+def require_free(folder: str | Path, nbytes: int) -> None:
+    """Compares what will be written with the space that is free.
+
+    Raises:
+      DiskError: it will not fit.
+    """
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise DiskError(
+            f"not enough room in {folder}: {size_text(nbytes)} are needed, {size_text(free)} are free. Free "
+            f"{size_text(nbytes - free)}, or name a folder on another disk."
+        )
+
+
 def is_remote(folder: str | Path) -> bool:
     """Whether a folder is a URL such as ``gs://bucket/run``, where space and permissions are not ours to see."""
     return "://" in str(folder)

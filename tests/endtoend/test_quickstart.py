@@ -12,8 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
+from safetensors.numpy import load_file
 
 from medvista_jax.evaluation.plots import PANELS
+from medvista_jax.models.medvista_tiny.folder import read_folder
+from medvista_jax.models.names import flatten
 
 ROOT = Path(__file__).resolve().parents[2]
 CONDITIONS = {"random_policy", "no_tools", "tools_offered", "sft", "sft_grpo", "random_crop", "oracle_crop"}
@@ -138,6 +142,24 @@ def test_replay_to_the_bit_and_a_changed_bit_is_noticed(run):
     assert changed.returncode == 1 and "logprobs_BS" in changed.stdout
     missing = finish([*replay, "--trajectory", "999"])
     assert missing.returncode == 2 and "outside 0" in missing.stdout and "Traceback" not in missing.stderr
+
+
+def test_the_run_is_exported_with_its_card(run, tmp_path):
+    done = finish([sys.executable, "experiments/export.py", str(run), str(tmp_path / "out"), "--policy", "sft"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    _, params = read_folder(tmp_path / "out")
+    saved = load_file(run / "seed_0" / "policy" / "sft.safetensors")
+    assert {path: np.asarray(x).tobytes() for path, x in flatten(params).items()} == {
+        path: x.tobytes() for path, x in saved.items()
+    }
+    results = ModelCard.load(tmp_path / "out" / "README.md").data.eval_results
+    rows = [row for row in json.loads((run / "table.json").read_text()) if row["condition"] == "sft"]
+    assert [(one.metric_value, one.metric_args["ci95"], one.metric_args["n"]) for one in results] == [
+        (row["accuracy"], row["ci95"], row["n"]) for row in rows
+    ]
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "smoke test" in text and "Not for clinical use" in text and "| mni2009c |" in text
+    assert str(run) not in text and "--preset short" in text
 
 
 def test_help_shows_the_knobs_and_a_wrong_one_is_named():

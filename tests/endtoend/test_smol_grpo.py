@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from medvista_jax import models
+from medvista_jax.models.lora import merge
 from medvista_jax.models.lora_files import load_adapters
 from medvista_jax.models.medvista_smol import MedVistaSmol
 from medvista_jax.models.medvista_smol.params import config_from_hub, entries
@@ -159,6 +160,18 @@ def test_adapters_belong_to_the_model_beside_them(run, model):
     described = json.loads((run / "adapters" / "adapter_config.json").read_text())
     assert described["base_model_name_or_path"] == str(run / "model")
     assert all(np.any(leaf) for path, leaf in flatten(params).items() if path.endswith("kernel_lora_b"))
+
+
+def test_the_export_is_model_and_adapters_merged(run, tmp_path):
+    done = finish([sys.executable, "experiments/export.py", str(run), str(tmp_path / "out")])
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = flatten(merge(*load_adapters(run / "adapters", *models.load(run / "model")))[1])
+    loaded, params = models.load(tmp_path / "out")
+    assert loaded.image_size == (56, 56) and set(flatten(params)) == set(expected)
+    for path, leaf in flatten(params).items():
+        np.testing.assert_array_equal(leaf, expected[path])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "LoRA of rank 4" in card and "facebook/dinov2-small" in card and str(run) not in card
 
 
 def test_a_finished_run_is_reused(run, model):
