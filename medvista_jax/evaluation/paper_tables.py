@@ -141,8 +141,8 @@ class PaperTable:
         machine = f"; {protocol.machine}" if protocol.machine else ""
         notes = [
             f"Accuracy in percent (95 % interval: {intervals}); calls: tool calls a question.",
-            f"Protocol: data set {protocol.dataset}; split {protocol.split}; {most} items a seed, the same for all lines; "
-            f"scorer {protocol.scorer}; decoding {protocol.decoding}; tools {self.tools}; "
+            f"Protocol: data set {protocol.dataset}; split {protocol.split}; {most} items a seed, the same for "
+            f"all lines; scorer {protocol.scorer}; decoding {protocol.decoding}; tools {self.tools}; "
             f"seed{'s' if many else ''} {', '.join(map(str, seeds))}{machine}.",
         ]
         if self.base:

@@ -39,8 +39,8 @@ def wilson_interval(correct: int, n: int, z: float = Z95) -> tuple[float, float]
 
 
 def crossed_bootstrap(values_SN: np.ndarray, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """Means of resamples where seeds and items are drawn apart, each with replacement (Owen, Annals of Applied Statistics
-    1:386, 2007: the pigeonhole bootstrap).
+    """Means of resamples where seeds and items are drawn apart, each with replacement: the pigeonhole bootstrap (Owen,
+    Annals of Applied Statistics 1:386, 2007).
 
     An item that is hard for one seed is hard for the next, so that ``S · N`` outcomes are fewer than they look; and a
     few seeds say little of others. This interval, wider than one of pooled outcomes, takes account of both.

@@ -38,8 +38,8 @@ class Noise:
 def noisy(tool: Tool, noise: Noise) -> Tool:
     """The same tool, whose boxes are displaced and keep their size; a tool without boxes stays as it is.
 
-    Kernels are pure, so the noise is a hash: of the seed, the call's arguments and the original pixels. The same call on
-    the same image misses in the same way; another call, or another image, in another.
+    Kernels are pure, so the noise is a hash: of the seed, the call's arguments and the original pixels. The same call
+    on the same image misses in the same way; another call, or another image, in another.
     """
     boxes = _box_slots(tool.spec)
     if not boxes or noise == Noise(seed=noise.seed):
