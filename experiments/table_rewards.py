@@ -5,8 +5,8 @@
     python experiments/table_rewards.py --packaged --preset short       # a few steps each: a smoke test
     python experiments/table_rewards.py --packaged --results experiments/RESULTS.md
 
-``python -m medvista_jax.learning.rewards --list`` prints the presets. Stopped by Ctrl-C or SIGTERM, the same command goes
-on. Writes OUT/table_rewards.md, .tex and .json.
+``python -m medvista_jax.learning.rewards --list`` prints the presets. Stopped by Ctrl-C or SIGTERM, the same command
+goes on. Writes OUT/table_rewards.md, .tex and .json.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ class Rewards(TableOptions):
     def __post_init__(self) -> None:
         if unknown := [name for name in self.rewards if name not in PRESETS]:
             raise ValueError(f"no reward {', '.join(unknown)}; there are {', '.join(PRESETS)}")
+
+    def shortened(self) -> Rewards:
+        return dataclasses.replace(super().shortened(), rewards=self.rewards[:2])
 
     def rewarded(self, name: str) -> Rewards:
         """The same with this reward in RL."""

@@ -17,7 +17,7 @@ from typing import Literal
 from table_cells import Cell
 from table_run import NEED_COLUMNS, Runs, TableOptions, by_need, protocol_of, run_table
 
-from medvista_jax.evaluation.paper_tables import Line, PaperTable
+from medvista_jax.evaluation.paper_tables import NONE, Line, PaperTable
 from medvista_jax.evaluation.setting import VariedSetting
 from medvista_jax.learning.accumulate import Bucket
 
@@ -47,6 +47,9 @@ class Scaling(TableOptions):
             raise ValueError(f"group {odd[0]} must be at least 2 and divide the {episodes} episodes of a step")
         if odd := [turns for turns in self.turns if turns < 2]:
             raise ValueError(f"turns {odd[0]} must be at least 2: a look and an answer")
+
+    def shortened(self) -> Scaling:
+        return dataclasses.replace(super().shortened(), groups=(4,), turns=(2,), resolutions=(32,))
 
     def varied(self, axis: str, value: int) -> Scaling:
         """The same, one number apart."""
@@ -96,7 +99,7 @@ def compose(options: Scaling, runs: Runs) -> PaperTable:
     """A line a value; an axis' own default is the same policy on every axis."""
     lines = [
         Line(
-            tuple(name.split(" ")) if name != "default" else ("default", NONE_VARIED),
+            tuple(name.split(" ")) if name != "default" else ("default", NONE),
             by_need(mine, () if name == "default" else runs["default"]),
         )
         for name, mine in runs.items()
@@ -110,17 +113,14 @@ def compose(options: Scaling, runs: Runs) -> PaperTable:
         lines=tuple(lines),
         protocol=protocol_of(
             options,
-            f"Default: group {group}, {options.setting.turns} turns, {options.setting.model.image_size[0]}² pixels. Δ all: "
-            "difference to it over all items, in percentage points, with its 95 % interval.",
-            f"group: a step has {group * prompts} episodes, whatever the group. turns: SFT and RL anew. resolution: eyes, "
-            "SFT and RL anew; the implanted targets are made to be invisible at 64² or below, not above.",
+            f"Default: group {group}, {options.setting.turns} turns, {options.setting.model.image_size[0]}² pixels. "
+            "Δ all: difference to it over all items, in percentage points, with its 95 % interval.",
+            f"group: a step has {group * prompts} episodes, whatever the group. turns: SFT and RL anew. resolution: "
+            "eyes, SFT and RL anew; the implanted targets are made to be invisible at 64² or below, not above.",
         ),
         tools="on",
         base="default",
     )
-
-
-NONE_VARIED = "–"
 
 
 if __name__ == "__main__":

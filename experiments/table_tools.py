@@ -50,6 +50,9 @@ class Tools(TableOptions):
         if len(self.families()) < 2:
             raise ValueError("--tools must be of two families at least: nothing would be left without one")
 
+    def shortened(self) -> Tools:
+        return dataclasses.replace(super().shortened(), tools=("zoom_in", "adjust_window"))
+
     def families(self) -> list[str]:
         """In the order of the tools."""
         return list(dict.fromkeys(ALL_TOOLS[name].spec.family for name in self.tools))
