@@ -3,9 +3,11 @@
     python experiments/table_main.py --packaged                         # medvista-tiny on the atlas, real images
     python experiments/table_main.py --packaged --preset short          # every cell, a few steps each: a smoke test
     python experiments/table_main.py --packaged --results experiments/RESULTS.md
+    python experiments/table_main.py --models small=FOLDER large=FOLDER # weights of the hub, the six benchmarks
 
-Packaged, the sets are the families of the atlas and the models base, SFT and full (SFT + RL). Stopped by Ctrl-C or
-SIGTERM, the same command goes on. Writes OUT/table_main.md, .tex and .json.
+Packaged, the sets are the families of the atlas and the models base, SFT and full (SFT + RL). The benchmarks are
+prepared by ``python -m medvista_jax.data.benchmarks prepare``. Stopped by Ctrl-C or SIGTERM, the same command goes on.
+Writes OUT/table_main.md, .tex and .json.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import dataclasses
 import sys
 
 from table_cells import Cell
+from table_hub import Hub, run_hub
 from table_run import Runs, TableOptions, protocol_of, run_table
 
 from medvista_jax.data.atlas import FAMILIES
@@ -23,7 +26,15 @@ from medvista_jax.evaluation.paper_tables import Line, PaperTable, value_of
 
 @dataclasses.dataclass(frozen=True)
 class Main(TableOptions):
-    """Every knob."""
+    """Every knob.
+
+    Attributes:
+      models: NAME=FOLDER of the hub, the first without tools is what differences are to.
+      hub: what they are asked.
+    """
+
+    models: tuple[str, ...] = ()
+    hub: Hub = Hub()
 
 
 MODELS = ("base", "SFT", "full")
@@ -60,5 +71,10 @@ def compose(options: Main, runs: Runs) -> PaperTable:
     )
 
 
+def with_hub(options: Main) -> PaperTable:
+    """The table of models of the hub."""
+    return run_hub(options.out, options.models, options.hub, lambda line: print(line, file=sys.stderr))
+
+
 if __name__ == "__main__":
-    sys.exit(run_table(Main, __doc__, plan, compose))
+    sys.exit(run_table(Main, __doc__, plan, compose, with_hub))

@@ -185,15 +185,16 @@ def commit() -> str:
         return "unknown"
 
 
-def facts(options: TableOptions) -> dict[str, str]:
+def facts(options: TableOptions, table: PaperTable) -> dict[str, str]:
     """What a results page says of a run beside its numbers."""
     script = Path(sys.argv[0])
+    seeds = sorted({seed for value in table.values() for seed in value.estimate.seeds})
     return {
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "command": " ".join(["python", f"experiments/{script.name}", *sys.argv[1:]]),
-        "preset": options.preset,
-        "seeds": ", ".join(map(str, range(options.seeds))),
+        **({"preset": options.preset} if options.packaged else {}),
+        "seeds": ", ".join(map(str, seeds)),
         "machine": machine(),
         "jax": f"{jax.__version__} on {jax.devices()[0].platform}",
     }
@@ -209,7 +210,7 @@ def compute(options: TableOptions, plan: Mapping[str, list[Cell]]) -> Runs:
 
 def write(options: TableOptions, table: PaperTable) -> None:
     """Files, the section of the results page, and a print."""
-    about = facts(options)
+    about = facts(options, table)
     paths = write_paper_table(options.out, table, about)
     if options.results is not None:
         write_section(options.results, table, about)
@@ -222,14 +223,14 @@ def run_table(
     description: str | None,
     plan: Callable[[Any], Mapping[str, list[Cell]]],
     compose: Callable[[Any, Runs], PaperTable],
-    hub: Callable[[Any], None] | None = None,
+    hub: Callable[[Any], PaperTable] | None = None,
 ) -> int:
     """A table's ``main``. Returns the exit status: 130 and 143 after a stop, from which the same command goes on.
 
     Args:
       plan: the cells of every line, by name.
       compose: the table of what came out.
-      hub: what is run without ``--packaged``.
+      hub: the table without ``--packaged``.
     """
     options = tyro.cli(kind, description=description)
     name = Path(sys.argv[0]).stem
@@ -241,7 +242,7 @@ def run_table(
             enable_compile_cache()
             write(options, compose(options, compute(options, plan(options))))
         elif hub is not None:
-            hub(options)
+            write(options, hub(options))
         else:
             raise ValueError("it trains the packaged model only; add --packaged. table_main.py takes hub weights")
     except Interrupted as stop:

@@ -23,8 +23,8 @@ from medvista_jax.learning.grpo import GRPOConfig
 from medvista_jax.learning.sft import SFTConfig
 from medvista_jax.tools.registry import ALL_TOOLS
 
-TAUGHT = ("zoom_in", "pan_compare", "adjust_window", "region_statistics", "count_objects", "distance")
-"""Tools that the teacher has a use for; no trajectory of SFT would call another."""
+TAUGHT = ("zoom_in", "pan_compare", "adjust_window", "region_statistics", "count_objects")
+"""Tools that the teacher calls; no trajectory of SFT would show another."""
 
 ROOM = (Bucket(104, 1), Bucket(184, 2), Bucket(272, 3))
 """Prompts and calls are longer than with the two tools of the quickstart."""
