@@ -35,6 +35,9 @@ class Controls(TableOptions):
     spreads: tuple[float, ...] = (8.0, 16.0, 32.0)
     wrong: tuple[float, ...] = (0.25, 0.5)
 
+    def shortened(self) -> Controls:
+        return dataclasses.replace(super().shortened(), spreads=self.spreads[:1], wrong=self.wrong[:1])
+
     def noises(self) -> dict[str, Noise]:
         """By the name of the line."""
         near = {f"noisy tools, SD {spread:g} px": Noise(spread=spread * FRAME / CANVAS) for spread in self.spreads}
