@@ -194,7 +194,7 @@ class Workshop:
         self.progress, self.interrupts = progress, interrupts
         self.store = CellStore(folder / "cells", progress.note)
         self._pools: dict[str, QuestionPool] = {}
-        self._items: dict[tuple[str, int], list[Any]] = {}
+        self._drawn: dict[tuple[str, int], QuestionPool] = {}
 
     def outcomes(self, cells: Iterable[Cell]) -> dict[str, Outcomes]:
         """Of every cell, by its identity. Raises Interrupted when asked to stop; what is finished stays."""
@@ -269,13 +269,15 @@ class Workshop:
         """Of the training split in the proportions of the quickstart, of others as many of each family."""
         name = fingerprint([about(setting), split, items])
         if name not in self._pools:
-            if (split, items) not in self._items:
+            if (split, items) not in self._drawn:
                 self.progress.note(f"drawing {items} questions of split {split}")
                 pool = setting.pool(split, items, FAMILY_WEIGHTS if split == "train" else None)
-                self._items[split, items] = pool.items
-                self._pools[name] = pool
-            else:
-                self._pools[name] = setting.pool_of(self._items[split, items])
+                self._drawn[split, items] = pool
+            else:  # the same questions in other prompts
+                drawn = self._drawn[split, items]
+                pool = setting.pool_of(drawn.items)
+                pool.images = drawn.images  # 0.8 GB of the training split, once for all settings
+            self._pools[name] = pool
         return self._pools[name]
 
     def _play(self, cell: Cell, work: Work) -> Outcomes:

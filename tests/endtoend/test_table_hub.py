@@ -62,16 +62,8 @@ def test_the_table_of_finished_cells(table_hub, tmp_path):
     assert rows["mean of sets"] == ["–", "25.0", "54.2", "83.3", "87.5", "–"]
     assert rows["calls a question"] == ["–", "0.00", "2.00", "0.00", "2.00", "–"]
     text = markdown(made)
-    for part in (
-        "protocol medvlthinker",
-        "seed 42",
-        "n 3",
-        "scorer fixed",
-        "temperature 0",
-        "2601.07107",
-        "not public",
-    ):
-        assert part in text
+    named = ("protocol medvlthinker", "seed 42", "n 3", "scorer fixed", "temperature 0", "2601.07107", "not public")
+    assert all(part in text for part in named)
     assert "Miniatures" not in text
     few = table_hub.compose_hub(cells, ("vqa_rad", "slake"), table_hub.Hub(subset=True))
     assert "no numbers to publish" in markdown(few)

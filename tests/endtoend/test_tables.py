@@ -31,20 +31,19 @@ def table(name):
     return importlib.import_module(f"table_{name}")
 
 
-def options(name, **changes):
-    """A table's own, with two turns and two episodes a prompt: what compiles fast."""
+def full_size(name):
+    """A table's own options."""
     module = table(name)
-    kind = next(
-        value
-        for value in vars(module).values()
-        if dataclasses.is_dataclass(value) and isinstance(value, type) and value.__module__ == module.__name__
-    )
-    plain = kind(packaged=True)
-    short = dataclasses.replace(plain, setting=Setting(turns=2)) if name not in ("tools", "scaling") else plain
-    short = short.shortened()
+    own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
+    (kind,) = (value for value in own if isinstance(value, type) and dataclasses.is_dataclass(value))
+    return kind(packaged=True)
+
+
+def options(name, **changes):
+    """A few steps of two turns and two episodes a prompt: what compiles fast."""
+    short = dataclasses.replace(full_size(name), setting=Setting(turns=2)).shortened()
     algorithm = dataclasses.replace(short.grpo.algorithm, group=2, chunk=8)
-    short = dataclasses.replace(short, grpo=dataclasses.replace(short.grpo, algorithm=algorithm))
-    return dataclasses.replace(short, **changes)
+    return dataclasses.replace(short, grpo=dataclasses.replace(short.grpo, algorithm=algorithm), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +57,8 @@ def trained(tmp_path_factory):
 
 
 def trainings(out):
-    return {path.name: path.stat().st_mtime_ns for path in sorted((out / "trainings").glob("*/policy.safetensors"))} | {
-        path.name: (path / "policy.safetensors").stat().st_mtime_ns for path in (out / "trainings").iterdir()
-    }
+    """When each policy was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("trainings/*/policy.safetensors")}
 
 
 @pytest.mark.slow
@@ -173,7 +171,7 @@ def made_up(cell, right):
 def test_the_full_size_plan_and_what_its_table_says(name):
     """No line of a table is another's, and every number has its seeds and protocol."""
     module = table(name)
-    chosen = dataclasses.replace(full_size(module), per_family=5)
+    chosen = dataclasses.replace(full_size(name), per_family=5)
     plan = module.plan(chosen)
     identities = [tuple(cell.identity for cell in cells) for cells in plan.values()]
     alone = {name for name in plan if name not in ("group 8", "turns 3", "resolution 64")}  # the default once more
@@ -193,22 +191,13 @@ def test_the_full_size_plan_and_what_its_table_says(name):
         assert one.seeds == tuple(range(chosen.seeds)) and one.low <= one.mean <= one.high
 
 
-def full_size(module):
-    kind = next(
-        value
-        for value in vars(module).values()
-        if dataclasses.is_dataclass(value) and isinstance(value, type) and value.__module__ == module.__name__
-    )
-    return kind(packaged=True)
-
-
 def test_what_tables_share_and_what_they_do_not():
-    training, main, rewards = (full_size(table(name)) for name in ("training", "main", "rewards"))
+    training, main, rewards = (full_size(name) for name in ("training", "main", "rewards"))
     assert training.eyes().identity == rewards.eyes().identity
     assert training.taught(1).identity == main.taught(1).identity != main.taught(2).identity
     assert training.reinforced(0).identity == main.reinforced(0).identity != rewards.reinforced(0).identity
     assert len({rewards.rewarded(name).reinforced(0).identity for name in rewards.rewards}) == 6
-    scaling = full_size(table("scaling"))
+    scaling = full_size("scaling")
     assert scaling.reinforced(0).identity == main.reinforced(0).identity
     same = scaling.varied("resolution", 64)
     assert same.reinforced(0).identity == main.reinforced(0).identity, "the default under another name is the default"
@@ -224,7 +213,7 @@ def test_prompts_and_calls_of_all_tools_fit():
     from medvista_jax.data.atlas import Atlas
     from medvista_jax.data.teachers import TeacherConfig, teach
 
-    whole = full_size(table("tools")).without()
+    whole = full_size("tools").without()
     setting, atlas = whole.setting, Atlas("test")
     items = [atlas.item(*pair) for pair in atlas.plan(120)]
     assert len(setting.pool_of(items)) == 120
@@ -261,7 +250,7 @@ def test_mistakes_are_one_line(name, arguments, line, monkeypatch, capsys):
     module, run = table(name), importlib.import_module("table_run")
     monkeypatch.setattr(sys, "argv", [f"experiments/table_{name}.py", *arguments])
     hub = (module.with_hub,) if name == "main" else ()
-    status = run.run_table(type(full_size(module)), module.__doc__, module.plan, module.compose, *hub)
+    status = run.run_table(type(full_size(name)), module.__doc__, module.plan, module.compose, *hub)
     said = capsys.readouterr().err
     assert status == 1 and said.startswith(line) and len(said.strip().splitlines()) == 1
 
@@ -272,7 +261,7 @@ def test_help_and_a_wrong_knob(name, monkeypatch, capsys):
     for arguments, status in ((["--help"], 0), (["--sedes", "3"], 2)):
         monkeypatch.setattr(sys, "argv", [f"experiments/table_{name}.py", *arguments])
         with pytest.raises(SystemExit) as end:
-            run.run_table(type(full_size(module)), module.__doc__, module.plan, module.compose)
+            run.run_table(type(full_size(name)), module.__doc__, module.plan, module.compose)
         assert end.value.code == status
     assert "--packaged" in capsys.readouterr().out
     wrong = {
@@ -283,4 +272,4 @@ def test_help_and_a_wrong_knob(name, monkeypatch, capsys):
     if name in wrong:
         changes, message = wrong[name]
         with pytest.raises(ValueError, match=message):
-            type(full_size(module))(**changes)
+            type(full_size(name))(**changes)
