@@ -37,6 +37,7 @@ class Hub:
       tools: names with commas between.
       turns: of an episode with tools, the answer included.
       view: pixels a side of every image; the family's choice by default.
+      max_new_tokens: of an episode; the protocol's by default.
       at_once: questions of a batch.
     """
 
@@ -47,6 +48,7 @@ class Hub:
     tools: str = "zoom_in,adjust_window"
     turns: int = 4
     view: int = 0
+    max_new_tokens: int = 0
     at_once: int = 8
 
 
@@ -95,6 +97,7 @@ def arguments_of(model: Path, folder: Path, tools: bool, hub: Hub, sets: Sequenc
     arguments += ["--sets", ",".join(sets), "--at-once", str(hub.at_once), "--view", str(hub.view)]
     arguments += ["--data", str(hub.data)] if hub.data else []
     arguments += ["--subset"] if hub.subset else []
+    arguments += ["--max-new-tokens", str(hub.max_new_tokens)] if hub.max_new_tokens else []
     arguments += ["--tools", hub.tools, "--turns", str(hub.turns)] if tools else []
     return arguments
 
@@ -176,6 +179,10 @@ def compose_hub(cells: Cells, sets: Sequence[str], hub: Hub) -> PaperTable:
         means[columns[cell]] = f"{100 * float(np.mean([run.correct.mean() for run in runs])):.1f}"
         calls[columns[cell]] = f"{calls_per_question(runs):.2f}"
     results = [cells[first][name][1] for name in sets]
+    changed = [
+        f"{key} is {change['here']}, the protocol's {change['protocol']}."
+        for key, change in results[0].get("changed", {}).items()
+    ]
     return PaperTable(
         name="table_main",
         title="Main table: benchmarks × models × tools on or off",
@@ -189,11 +196,13 @@ def compose_hub(cells: Cells, sets: Sequence[str], hub: Hub) -> PaperTable:
             decoding=f"temperature {results[0]['temperature']:g}",
             notes=(
                 *dict.fromkeys(result["protocol_line"] for result in results),
+                *changed,
                 f"With tools: {hub.tools}, {hub.turns} turns at most.",
                 *(["Miniatures of the benchmarks: no numbers to publish."] if hub.subset else []),
             ),
         ),
         tools="on or off as the column says",
         base=columns[first],
+        items="as many items of a set as column n says, the same for all columns",
         published=(PUBLISHED,),
     )

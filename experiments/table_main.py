@@ -68,6 +68,8 @@ def compose(options: Main, runs: Runs) -> PaperTable:
         protocol=protocol_of(options, "The sets are families of questions of the atlas, not published benchmarks."),
         tools="on or off as the column says",
         base=BASE,
+        items=f"{options.per_family} items of every set, {options.per_family * len(FAMILIES)} a seed, the same for all "
+        "columns",
     )
 
 

@@ -92,6 +92,7 @@ class PaperTable:
       columns: heads of the others, in order.
       tools: whether tools are on; such as ``"on or off as the column says"``.
       base: what differences are to; empty where there are none.
+      items: how many and which lines or columns share them; by default those of a seed, the same for all lines.
       published: of others.
     """
 
@@ -103,6 +104,7 @@ class PaperTable:
     protocol: Protocol
     tools: str
     base: str = ""
+    items: str = ""
     published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:
@@ -135,14 +137,14 @@ class PaperTable:
         """Sentences below the table: what every number names."""
         estimates = [value.estimate for value in self.values()]
         seeds = sorted({seed for one in estimates for seed in one.seeds})
-        most = max((one.n for one in estimates), default=0)
+        items = self.items or f"{max((one.n for one in estimates), default=0)} items a seed, the same for all lines"
         intervals = " or ".join(sorted({one.interval for one in estimates}))
         protocol, many = self.protocol, len(seeds) > 1
         machine = f"; {protocol.machine}" if protocol.machine else ""
         notes = [
             f"Accuracy in percent (95 % interval: {intervals}); calls: tool calls a question.",
-            f"Protocol: data set {protocol.dataset}; split {protocol.split}; {most} items a seed, the same for "
-            f"all lines; scorer {protocol.scorer}; decoding {protocol.decoding}; tools {self.tools}; "
+            f"Protocol: data set {protocol.dataset}; split {protocol.split}; {items}; scorer {protocol.scorer}; "
+            f"decoding {protocol.decoding}; tools {self.tools}; "
             f"seed{'s' if many else ''} {', '.join(map(str, seeds))}{machine}.",
         ]
         if self.base:
