@@ -8,11 +8,13 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from medvista_jax.evaluation.cells import Outcomes
-from medvista_jax.evaluation.setting import Setting
+from medvista_jax.evaluation.setting import Setting, load_policy
+from medvista_jax.learning.state import start
 from medvista_jax.runtime.interrupt import Interrupted, Interrupts
 from medvista_jax.runtime.progress import Progress
 
@@ -40,20 +42,30 @@ def full_size(name):
 
 
 def options(name, **changes):
-    """A few steps of two turns and two episodes a prompt: what compiles fast."""
+    """A few steps of two turns, which compile faster than three."""
     short = dataclasses.replace(full_size(name), setting=Setting(turns=2)).shortened()
-    algorithm = dataclasses.replace(short.grpo.algorithm, group=2, chunk=8)
-    return dataclasses.replace(short, grpo=dataclasses.replace(short.grpo, algorithm=algorithm), **changes)
+    return dataclasses.replace(short, **changes)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder and outcomes of a training table without its two RL lines that start from the base."""
-    out = tmp_path_factory.mktemp("tables")
+    """Folder, options and outcomes of a finished training table, and what its RL stages were asked for.
+
+    RL's program takes a minute to compile, and test_quickstart.py runs it: here its steps are left out, so that an RL
+    policy is the policy that it starts from.
+    """
+    out, asked = tmp_path_factory.mktemp("tables"), []
     module, run = table("training"), importlib.import_module("table_run")
     chosen = options("training", out=out)
-    plan = {name: cells for name, cells in module.plan(chosen).items() if not name.startswith("RL")}
-    return out, chosen, run.compute(chosen, plan)
+
+    def train_grpo(setting, stage, pool, before, seed, tools, *, identity, run):
+        asked.append((identity, stage, tools, jax.tree.map(np.asarray, before)))
+        (run["folder"] / "grpo").mkdir(parents=True)
+        return start(before, ("^decoder",), stage.optimizer.build(), jax.random.key(seed))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("table_cells"), "train_grpo", train_grpo)
+        return out, chosen, run.compute(chosen, module.plan(chosen)), asked
 
 
 def trainings(out):
@@ -63,19 +75,16 @@ def trainings(out):
 
 @pytest.mark.slow
 def test_every_line_has_its_cells_and_the_table_is_written(trained, monkeypatch, capsys):
-    out, chosen, runs = trained
-    assert {name: len(mine[0].items) for name, mine in runs.items()} == dict.fromkeys(
-        ("base", "base + tools", "SFT", "full"), 36
-    )
-    kinds = sorted(path.name.split("-")[0] for path in (out / "trainings").iterdir())
-    assert kinds == ["direct", "eyes", "rl", "sft"]
-    assert not list(out.glob("trainings/*/checkpoints")), "checkpoints of a finished training are of no more use"
+    out, chosen, runs, _ = trained
     module, run = table("training"), importlib.import_module("table_run")
+    assert {name: len(mine[0].items) for name, mine in runs.items()} == dict.fromkeys(module.TOOLS, 36)
+    kinds = sorted(path.name.split("-")[0] for path in (out / "trainings").iterdir())
+    assert kinds == ["direct", "eyes", "rl", "rl", "rl", "sft"]
+    assert not list(out.glob("trainings/*/checkpoints")), "checkpoints of a finished training are of no more use"
     page = out / "RESULTS.md"
     page.write_text("# Results\n")
     monkeypatch.setattr(sys, "argv", ["experiments/table_training.py", "--packaged"])
-    whole = {name: runs.get(name, runs["base"]) for name in module.TOOLS}
-    run.write(dataclasses.replace(chosen, results=page), module.compose(chosen, whole))
+    run.write(dataclasses.replace(chosen, results=page), module.compose(chosen, runs))
     assert "table_training.tex" in capsys.readouterr().out
     found = json.loads((out / "table_training.json").read_text())
     assert found["lines"][5]["names"] == {"training": "full", "tools": "on"}
@@ -84,9 +93,24 @@ def test_every_line_has_its_cells_and_the_table_is_written(trained, monkeypatch,
 
 
 @pytest.mark.slow
+def test_rl_starts_where_its_line_says(trained):
+    out, chosen, _, asked = trained
+    parents = {"RL without SFT": "direct", "RL without tools": "direct", "full": "sft"}
+    plan = table("training").plan(chosen)
+    stages = {identity: (stage, tools, before) for identity, stage, tools, before in asked}
+    assert len(stages) == 3
+    for name, parent in parents.items():
+        training = plan[name][0].training
+        stage, tools, before = stages[training.identity]
+        assert stage == chosen.grpo and tools == (name != "RL without tools") and training.parent.kind == parent
+        held = load_policy(out / "trainings" / training.parent.identity / "policy.safetensors")
+        jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, held))
+
+
+@pytest.mark.slow
 def test_tables_share_trainings_and_cells(trained):
     """The main table needs tools off for SFT and full beside what the training table played, and trains nothing."""
-    out, _, runs = trained
+    out, _, runs, _ = trained
     module, run = table("main"), importlib.import_module("table_run")
     chosen = options("main", out=out)
     before, cells = trainings(out), {path.name for path in (out / "cells").iterdir()}
@@ -101,7 +125,7 @@ def test_tables_share_trainings_and_cells(trained):
 
 @pytest.mark.slow
 def test_a_second_run_computes_nothing_and_a_lost_cell_comes_back_the_same(trained, monkeypatch):
-    out, chosen, runs = trained
+    out, chosen, runs, _ = trained
     cells_of, run = importlib.import_module("table_cells"), importlib.import_module("table_run")
     plan = {"SFT": table("training").plan(chosen)["SFT"]}
     monkeypatch.setattr(cells_of, "evaluate", None)
@@ -118,7 +142,7 @@ def test_a_second_run_computes_nothing_and_a_lost_cell_comes_back_the_same(train
 @pytest.mark.slow
 def test_a_stop_keeps_what_is_finished_and_a_stopped_training_goes_on(trained, tmp_path):
     """Stopped after the first step of SFT, then run again: the policy of the unbroken run, and no training twice."""
-    out, chosen, _ = trained
+    out, chosen, _, _ = trained
     module, run = table("training"), importlib.import_module("table_run")
     cells_of = importlib.import_module("table_cells")
     plan = [cell for name in ("base", "SFT") for cell in module.plan(chosen)[name]]
