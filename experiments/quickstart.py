@@ -19,22 +19,27 @@ import json
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import tyro
 from quickstart_record import record_of
+from recipe import (
+    GRPOStage,
+    PerceptionStage,
+    SFTStage,
+    perception_config,
+    train_grpo,
+    train_perception,
+    train_sft,
+    with_steps,
+)
 
-from medvista_jax.data import controls
 from medvista_jax.data.atlas import FAMILIES
-from medvista_jax.data.concepts import CONCEPTS, OBJECTS
 from medvista_jax.data.questions import QuestionPool
 from medvista_jax.data.sources import MissingSource
-from medvista_jax.data.teachers import TeacherConfig, teach
-from medvista_jax.data.views import perception_batch
+from medvista_jax.data.teachers import TeacherConfig
 from medvista_jax.evaluation import tables
 from medvista_jax.evaluation.cards import make_cards
 from medvista_jax.evaluation.conditions import CONDITIONS, batch_maker
@@ -44,51 +49,13 @@ from medvista_jax.evaluation.replay import play_and_save
 from medvista_jax.evaluation.report import write_report
 from medvista_jax.evaluation.run_record import write_record
 from medvista_jax.evaluation.setting import FAMILY_WEIGHTS, Setting, load_policy, save_policy
-from medvista_jax.learning.grpo import GRPOConfig, grpo_step
-from medvista_jax.learning.perception import PerceptionConfig, init_head, perception_step
-from medvista_jax.learning.sft import SFTConfig, sft_step
-from medvista_jax.learning.state import OptimizerConfig, TrainState, start
-from medvista_jax.rollout.loop import Script
-from medvista_jax.rollout.sampling import Sampling
 from medvista_jax.runtime.checkpoints import CheckpointError
 from medvista_jax.runtime.compile_cache import enable_compile_cache
 from medvista_jax.runtime.interrupt import Interrupts
 from medvista_jax.runtime.metrics import MetricsLog, read_metrics, truncate
 from medvista_jax.runtime.profile import Profile
 from medvista_jax.runtime.progress import Progress, duration
-from medvista_jax.runtime.stages import Interrupted, NotFinite, Stage, fingerprint, run_stage
-
-
-@dataclasses.dataclass(frozen=True)
-class PerceptionStage:
-    """The image encoder learns dense labels of the training images, then stays frozen."""
-
-    images: int = 40
-    views: int = 2
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=4e-3, steps=700)
-
-
-@dataclasses.dataclass(frozen=True)
-class SFTStage:
-    """Scripted trajectories. `without_tools` is the share of prompts that offer none; `direct_steps` are those of the
-    policy trained without tools, whose turns are a third as long."""
-
-    batch: int = 32
-    without_tools: float = 0.15
-    direct_steps: int = 500
-    static: SFTConfig = SFTConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, steps=1200)
-
-
-@dataclasses.dataclass(frozen=True)
-class GRPOStage:
-    """Reinforcement learning. `without_tools` is the share of prompts that offer none."""
-
-    prompts: int = 16
-    without_tools: float = 0.15
-    temperature: float = 1.0
-    algorithm: GRPOConfig = GRPOConfig()
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, steps=150)
+from medvista_jax.runtime.stages import Interrupted, NotFinite, fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,114 +90,12 @@ class Quickstart:
 
 def shortened(config: Quickstart) -> Quickstart:
     """The same experiment with a few steps and items."""
-    few = lambda stage, steps: dataclasses.replace(  # noqa: E731
-        stage, optimizer=dataclasses.replace(stage.optimizer, steps=steps)
-    )
     return dataclasses.replace(
         config,
-        perception=few(config.perception, 4),
-        sft=dataclasses.replace(few(config.sft, 4), batch=16, direct_steps=4),
-        grpo=dataclasses.replace(few(config.grpo, 3), prompts=4),
+        perception=with_steps(config.perception, 4),
+        sft=dataclasses.replace(with_steps(config.sft, 4), batch=16, direct_steps=4),
+        grpo=dataclasses.replace(with_steps(config.grpo, 3), prompts=4),
         items=Items(train=240, zoom=32, others=40, report=36, at_once=36),
-    )
-
-
-def rows_of_step(pool: QuestionPool, seed: int, stage: int, number: int, count: int) -> tuple[np.ndarray, Any]:
-    """Questions of one step and the generator behind them: a pure function of seed, stage and step."""
-    rng = np.random.default_rng([seed, stage, number])
-    return rng.integers(0, len(pool), count), rng
-
-
-def train_perception(config: Quickstart, seed: int, pool: QuestionPool, run: dict[str, Any]) -> TrainState:
-    """Stage 1: encoder and a read-out that is thrown away afterwards."""
-    stage, model = config.perception, config.setting.model
-    weights = [0.1 if c == "nothing" else 4.0 if c in OBJECTS else 0.5 for c in CONCEPTS]
-    kinds = [len(CONCEPTS) if c.startswith("implanted") else index for index, c in enumerate(CONCEPTS)]
-    static = PerceptionConfig(concepts=len(CONCEPTS), weights=tuple(weights), kinds=tuple(kinds))
-    optimizer = stage.optimizer.build()
-    key_model, key_head, key_run = jax.random.split(jax.random.key(seed), 3)
-    params = {**model.init(key_model), "head": init_head(model, static, key_head)}
-
-    def batch(number: int):
-        rows, rng = rows_of_step(pool, seed, 1, number, stage.images)
-        return perception_batch(pool, rows, stage.views, rng)
-
-    return run_stage(
-        Stage(
-            name="perception",
-            steps=stage.optimizer.steps,
-            identity=fingerprint([seed, stage, static, config.items.train, config.setting]),
-            step=partial(perception_step, model, optimizer, static),
-            batch=batch,
-            shown=("loss", "names_right"),
-        ),
-        start(params, ("^vision", "^head"), optimizer, key_run),
-        **run,
-    )
-
-
-def train_sft(
-    config: Quickstart, seed: int, pool: QuestionPool, before: TrainState, tools: bool, run: dict[str, Any]
-) -> TrainState:
-    """Stage 2: connector and decoder learn the teacher's trajectories, or direct answers when `tools` is off."""
-    stage, setting = config.sft, config.setting
-    static = stage.static
-    steps = stage.optimizer.steps if tools else stage.direct_steps
-    optimizer = dataclasses.replace(stage.optimizer, steps=steps).build()
-    params = {name: part for name, part in before.params().items() if name != "head"}
-
-    def batch(number: int):
-        rows, rng = rows_of_step(pool, seed, 2, number, stage.batch)
-        offered = (rng.random(stage.batch) >= stage.without_tools) & tools
-        question, _ = pool.batch(rows, offered)
-        texts = [
-            teach(pool.items[row], rng, config.teacher, bool(on), setting.turns)
-            for row, on in zip(rows, offered, strict=True)
-        ]
-        pair = controls.encode_script(texts, setting.tokenizer, setting.turns, setting.turn_tokens)
-        return question, Script(*pair)
-
-    return run_stage(
-        Stage(
-            name="sft" if tools else "no_tools",
-            steps=steps,
-            identity=fingerprint([run["parent"], stage, static, config.teacher, tools]),
-            step=lambda state, batch: sft_step(setting.model, optimizer, static, setting.environment, state, *batch),
-            batch=batch,
-        ),
-        start(params, ("^connector", "^decoder"), optimizer, jax.random.key(seed + 1)),
-        **{name: value for name, value in run.items() if name != "parent"},
-    )
-
-
-def train_grpo(
-    config: Quickstart, seed: int, pool: QuestionPool, before: TrainState, run: dict[str, Any]
-) -> TrainState:
-    """Stage 3: the decoder learns from its own episodes; what makes image features is frozen."""
-    stage, setting = config.grpo, config.setting
-    optimizer = stage.optimizer.build()
-
-    def batch(number: int):
-        rows, rng = rows_of_step(pool, seed, 3, number, stage.prompts)
-        return pool.batch(rows, rng.random(stage.prompts) >= stage.without_tools)
-
-    def step(state: TrainState, batch):
-        sampling = Sampling.at(stage.temperature)
-        return grpo_step(setting.model, optimizer, stage.algorithm, setting.environment, state, *batch, sampling)
-
-    return run_stage(
-        Stage(
-            name="grpo",
-            steps=stage.optimizer.steps,
-            identity=fingerprint([run["parent"], stage]),
-            step=step,
-            batch=batch,
-            shown=("reward", "accuracy", "calls_per_question"),
-            save_every=25,
-        ),
-        start(before.params(), ("^decoder",), optimizer, jax.random.key(seed + 2)),
-        profile=Profile(run["folder"].parent / "profile") if config.profile else None,
-        **{name: value for name, value in run.items() if name != "parent"},
     )
 
 
@@ -247,16 +112,38 @@ def train(config: Quickstart, seed: int, folder: Path, progress: Progress, inter
             "interrupts": interrupts,
             "resume": config.resume,
         }
-        eyes = train_perception(config, seed, pool, run)
-        parent = fingerprint([seed, config.perception, config.items.train, config.setting])
-        run["parent"] = parent
-        blind = train_sft(config, seed, pool, eyes, False, run)
-        taught = train_sft(config, seed, pool, eyes, True, run)
-        run["parent"] = fingerprint([parent, config.sft, config.teacher])
-        trained = train_grpo(config, seed, pool, taught, run)
+        setting, teacher = config.setting, config.teacher
+        identity = fingerprint([seed, config.perception, perception_config(), config.items.train, setting])
+        eyes = train_perception(setting, config.perception, pool, seed, identity=identity, run=run).params()
+        parent = fingerprint([seed, config.perception, config.items.train, setting])
+        blind, taught = (
+            train_sft(
+                setting,
+                config.sft,
+                teacher,
+                pool,
+                eyes,
+                seed,
+                tools,
+                identity=fingerprint([parent, config.sft, config.sft.static, teacher, tools]),
+                run=run,
+            )
+            for tools in (False, True)
+        )
+        parent = fingerprint([parent, config.sft, teacher])
+        profile = Profile(folder / "profile") if config.profile else None
+        trained = train_grpo(
+            setting,
+            config.grpo,
+            pool,
+            taught.params(),
+            seed,
+            identity=fingerprint([parent, config.grpo]),
+            run={**run, "profile": profile},
+        )
     for name, state in {"no_tools": blind, "sft": taught, "grpo": trained}.items():
         save_policy(folder / "policy" / f"{name}.safetensors", state.trainable, state.frozen)
-    return fingerprint([run["parent"], config.grpo])
+    return fingerprint([parent, config.grpo])
 
 
 def truncate_stale(folder: Path, config: Quickstart) -> None:

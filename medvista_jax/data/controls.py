@@ -25,6 +25,11 @@ def random_look(item, turns: int, rng: np.random.Generator) -> list[str]:
     return [zoom_turn(random_box(rng, TeacherConfig())) for _ in oracle_look(item, turns)]
 
 
+def forced_look(rng: np.random.Generator) -> list[str]:
+    """One crop at a random place, whether or not the item needs one."""
+    return [zoom_turn(random_box(rng, TeacherConfig()))]
+
+
 def random_episode(item, turns: int, rng: np.random.Generator) -> list[str]:
     """A policy that knows the format and nothing else: up to ``turns - 1`` random crops, then a random option."""
     looks = [zoom_turn(random_box(rng, TeacherConfig())) for _ in range(rng.integers(turns))]

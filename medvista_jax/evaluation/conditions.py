@@ -24,7 +24,8 @@ class Condition:
       policy: stage whose parameters play.
       tools: offered or not.
       look: ``"policy"`` leaves all to the policy; ``"random"`` and ``"oracle"`` play the crops and leave the answer;
-        ``"episode"`` plays a random episode and leaves nothing.
+        ``"forced"`` plays a random crop, also where none is needed; ``"episode"`` plays a random episode and leaves
+        nothing.
       decodings: ``"greedy"``, ``"sampled"``.
     """
 
@@ -61,7 +62,7 @@ def batch_maker(
         question, key = pool.batch(rows, condition.tools)
         texts = [_script(setting, pool.items[row], int(row), condition, seed) for row in rows]
         tokens, lengths = controls.encode_script(texts, setting.tokenizer, setting.turns, setting.turn_tokens)
-        if condition.look in ("random", "oracle"):
+        if condition.look in ("random", "oracle", "forced"):
             scripted = (lengths > 0).sum(axis=1).astype(np.int32)
             turns = np.minimum(scripted + 2, setting.turns).astype(np.int32)
             question = question.replace(max_turns_P=turns, max_calls_P=scripted)
@@ -76,6 +77,8 @@ def _script(setting: Setting, item, row: int, condition: Condition, seed: int) -
     rng = np.random.default_rng([seed, zlib.crc32(condition.name.encode()), row])
     if condition.look == "oracle":
         return controls.oracle_look(item, setting.turns)
+    if condition.look == "forced":
+        return controls.forced_look(rng)
     if condition.look == "random":
         return controls.random_look(item, setting.turns, rng)
     return controls.random_episode(item, setting.turns, rng)

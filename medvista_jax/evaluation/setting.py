@@ -20,7 +20,9 @@ from medvista_jax.learning.state import join
 from medvista_jax.models.medvista_tiny import MedVistaTiny, MedVistaTinyConfig
 from medvista_jax.text.chat import CompactChat
 from medvista_jax.text.tokenizer import SentencePieceTokenizer
-from medvista_jax.tools.registry import DEFAULT_TOOLS
+from medvista_jax.tools.base import Tool
+from medvista_jax.tools.noise import Noise, noisy
+from medvista_jax.tools.registry import ALL_TOOLS, DEFAULT_TOOLS
 
 FAMILY_WEIGHTS: Mapping[str, float] = {"implant_shape": 5.0, "implant_stripes": 5.0, "same_shape": 1.5}
 """Share of a family in the training questions; 1 where it is not named."""
@@ -39,6 +41,11 @@ class Setting:
         return SentencePieceTokenizer()
 
     @functools.cached_property
+    def tools(self) -> tuple[Tool, ...]:
+        """What prompts offer."""
+        return tuple(DEFAULT_TOOLS.values())
+
+    @functools.cached_property
     def model(self) -> MedVistaTiny:
         return MedVistaTiny(MedVistaTinyConfig(vocab_size=self.tokenizer.vocab_size))
 
@@ -46,7 +53,7 @@ class Setting:
     def environment(self) -> Environment:
         return build_environment(
             self.tokenizer,
-            list(DEFAULT_TOOLS.values()),
+            list(self.tools),
             self.model.tokens_per_image,
             self.model.image_size,
             self.turns,
@@ -73,11 +80,43 @@ class Setting:
             items,
             Atlas("train").families,
             CompactChat(self.tokenizer),
-            list(DEFAULT_TOOLS.values()),
+            list(self.tools),
             self.model.tokens_per_image,
             self.prompt_slots,
             self.turns,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class VariedSetting(Setting):
+    """The packaged setting with other tools, tools that miss, or views of another size.
+
+    Attributes:
+      tool_names: names in :data:`medvista_jax.tools.registry.ALL_TOOLS`.
+      noise: of every tool.
+      image: pixels a side of what the model sees of an image, a multiple of 16.
+
+    Raises:
+      ValueError: an unknown tool, or a size that the model cannot cut into patches.
+    """
+
+    tool_names: tuple[str, ...] = tuple(DEFAULT_TOOLS)
+    noise: Noise = Noise()
+    image: int = MedVistaTinyConfig.image
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.tool_names if name not in ALL_TOOLS]:
+            raise ValueError(f"no tool {', '.join(unknown)}; there are {', '.join(ALL_TOOLS)}")
+        if self.image < 16 or self.image % 16:
+            raise ValueError(f"image {self.image} must be a multiple of 16: an embedding stands for 16 pixels a side")
+
+    @functools.cached_property
+    def tools(self) -> tuple[Tool, ...]:
+        return tuple(noisy(ALL_TOOLS[name], self.noise) for name in self.tool_names)
+
+    @functools.cached_property
+    def model(self) -> MedVistaTiny:
+        return MedVistaTiny(MedVistaTinyConfig(vocab_size=self.tokenizer.vocab_size, image=self.image))
 
 
 def save_policy(path: Path, trainable: dict, frozen: dict) -> None:

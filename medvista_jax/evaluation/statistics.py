@@ -41,6 +41,35 @@ def wilson_interval(correct: int, n: int, z: float = Z95) -> tuple[float, float]
     return low, high
 
 
+def crossed_bootstrap(values_SN: np.ndarray, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Means of resamples where seeds and items are drawn apart, each with replacement: the pigeonhole bootstrap (Owen,
+    Annals of Applied Statistics 1:386, 2007).
+
+    An item that is hard for one seed is hard for the next, so that ``S · N`` outcomes are fewer than they look; and a
+    few seeds say little of others. This interval, wider than one of pooled outcomes, takes account of both.
+
+    Args:
+      values_SN: a value for each seed and item, such as 0 and 1, or differences of two of these.
+      resamples: how many.
+      seed: of the resampling.
+
+    Returns:
+      float64 ``[resamples]``; quantiles of it are an interval.
+
+    Raises:
+      ValueError: not two axes, or an empty one.
+    """
+    values_SN = np.asarray(values_SN, np.float64)
+    if values_SN.ndim != 2 or 0 in values_SN.shape:
+        raise ValueError(f"values of seeds and items are needed, [S, N], not {values_SN.shape}")
+    seeds, items = values_SN.shape
+    rng = np.random.default_rng(seed)
+    # How often each is drawn, instead of which are drawn.
+    drawn_RS = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    drawn_RN = rng.multinomial(items, np.full(items, 1 / items), size=resamples)
+    return np.einsum("rn,rn->r", drawn_RS @ values_SN, drawn_RN) / (seeds * items)
+
+
 @dataclasses.dataclass(frozen=True)
 class Difference:
     """``mean`` of ``a - b`` as a fraction, its 95 % interval, and the share of resamples with no gain of
