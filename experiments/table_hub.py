@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from medvista_jax.evaluation.benchmark import __main__ as benchmark
 from medvista_jax.evaluation.cells import Outcomes, calls_per_question
 from medvista_jax.evaluation.paper_tables import NONE, Line, PaperTable, Published, value_of
+from medvista_jax.evaluation.protocols import protocol_of
 from medvista_jax.evaluation.tables import Protocol
 from medvista_jax.runtime.stages import Interrupted
-
-RUNNER = "medvista_jax.evaluation.benchmark"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +111,8 @@ def run_hub(out: Path, models: Sequence[str], hub: Hub, note: Any) -> PaperTable
       Interrupted: asked to stop; what was answered is kept.
     """
     folders = named_folders(models)
-    if importlib.util.find_spec(RUNNER) is None:
-        raise ValueError(f"models of the hub are evaluated by {RUNNER}, which is not in this version; use --packaged")
-    protocols = importlib.import_module("medvista_jax.evaluation.protocols")
     try:
-        sets = hub.sets or tuple(protocols.protocol_of(hub.protocol).sets)
+        sets = hub.sets or tuple(protocol_of(hub.protocol).sets)
     except KeyError as error:
         raise ValueError(error.args[0]) from None
     cells = [(name, tools) for name in folders for tools in (False, True)]
@@ -133,11 +128,13 @@ def run_hub(out: Path, models: Sequence[str], hub: Hub, note: Any) -> PaperTable
 
 
 def _run(arguments: list[str]) -> None:
-    status = importlib.import_module(f"{RUNNER}.__main__").main(arguments)
+    status = benchmark.main(arguments)
     if status in (130, 143):
         raise Interrupted("stopped in the evaluation; what was answered is kept", status)
     if status:
-        raise ValueError(f"the evaluation ended with status {status}: python -m {RUNNER} {' '.join(arguments)}")
+        raise ValueError(
+            f"the evaluation ended with status {status}: python -m medvista_jax.evaluation.benchmark {' '.join(arguments)}"
+        )
 
 
 def read_cell(folder: Path, sets: Sequence[str]) -> dict[str, tuple[Outcomes, dict[str, Any]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -90,8 +89,7 @@ def test_answers_belong_to_their_weights_and_settings(table_hub, tmp_path):
 
 def test_a_finished_table_asks_nothing_and_a_stop_is_passed_on(table_hub, tmp_path, monkeypatch):
     """With a runner that answers by files: what it is asked, and what becomes of its status."""
-    pytest.importorskip(table_hub.RUNNER)
-    runner = importlib.import_module(f"{table_hub.RUNNER}.__main__")
+    runner = table_hub.benchmark
     model, asked = tmp_path / "model", []
     model.mkdir()
     (model / "config.json").write_text("{}")
@@ -117,11 +115,3 @@ def test_a_finished_table_asks_nothing_and_a_stop_is_passed_on(table_hub, tmp_pa
     first = ask()
     assert asked == [("vqa_rad,slake", ""), ("vqa_rad,slake", "zoom_in,adjust_window")]
     assert ask().body() == first.body() and len(asked) == 2
-
-
-def test_without_the_runner_it_says_so(table_hub, tmp_path, monkeypatch):
-    (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr(table_hub, "RUNNER", "medvista_jax.evaluation.no_such_runner")
-    with pytest.raises(ValueError, match="is not in this version"):
-        table_hub.run_hub(tmp_path, [f"a={tmp_path}"], table_hub.Hub(), print)
-    assert str(ROOT / "experiments") in sys.path
