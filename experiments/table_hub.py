@@ -132,9 +132,8 @@ def _run(arguments: list[str]) -> None:
     if status in (130, 143):
         raise Interrupted("stopped in the evaluation; what was answered is kept", status)
     if status:
-        raise ValueError(
-            f"the evaluation ended with status {status}: python -m medvista_jax.evaluation.benchmark {' '.join(arguments)}"
-        )
+        command = f"python -m medvista_jax.evaluation.benchmark {' '.join(arguments)}"
+        raise ValueError(f"the evaluation ended with status {status}: {command}")
 
 
 def read_cell(folder: Path, sets: Sequence[str]) -> dict[str, tuple[Outcomes, dict[str, Any]]]:
