@@ -112,7 +112,7 @@ def computed(model: VisionLanguageModel, flat: FlatParams, stacked: bool) -> Fla
 
 
 def policy_params(model: VisionLanguageModel, state: TrainState) -> Params:
-    """What a rollout reads: the lowered parameters, whole along ``data`` and ``fsdp``, cut along ``tensor``."""
+    """What a rollout reads: the lowered parameters, the decoder cut along ``tensor``, all else whole."""
     flat = lowered(model, {**state.trainable, **state.frozen})
     if managed():
         where = policy_specifications(model, flat, jax.sharding.get_abstract_mesh())
@@ -138,10 +138,15 @@ def with_whole_head(model: VisionLanguageModel, params: Params) -> Params:
     return {**params, "decoder": {**decoder, name: head_VE}}
 
 
+_WHOLE = ("vision/", "connector/")
+"""Whole on every device in a rollout: each encodes some images whole, and would gather the kernels for every view."""
+
+
 def policy_specifications(model: VisionLanguageModel, flat: FlatParams, mesh: Any) -> dict[str, PartitionSpec]:
     """Where the leaves of :func:`policy_params` lie, by path."""
     rules = _without(sharding_rules(model), "fsdp")
-    return {path: as_returned(place(path, leaf, rules, mesh).spec) for path, leaf in flat.items()}
+    where = lambda path, leaf: as_returned(place(path, leaf, rules, mesh).spec)  # noqa: E731
+    return {path: PartitionSpec() if path.startswith(_WHOLE) else where(path, leaf) for path, leaf in flat.items()}
 
 
 def _without(rules: Rules, axis: str) -> Rules:

@@ -79,10 +79,12 @@ def test_moments_lie_with_their_parameters_and_the_rollout_keeps_tensor_alone():
     mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"))
     assert jax.tree.structure(state_shardings(MODEL, state(), mesh)) == jax.tree.structure(state())
     wide = abstract_mesh({"fsdp": 2, "tensor": 2})
-    flat = {"decoder/layer_0/q/kernel": jnp.ones((8, 8)), "decoder/layer_0/o/kernel": jnp.ones((8, 8))}
-    assert policy_specifications(MODEL, flat, wide) == {
+    paths = ("decoder/layer_0/q/kernel", "decoder/layer_0/o/kernel", "vision/block_0/qkv/kernel", "connector/up/kernel")
+    assert policy_specifications(MODEL, dict.fromkeys(paths, jnp.ones((8, 8))), wide) == {
         "decoder/layer_0/q/kernel": P(None, "tensor"),
         "decoder/layer_0/o/kernel": P("tensor"),
+        "vision/block_0/qkv/kernel": P(),  # every device encodes some images whole
+        "connector/up/kernel": P(),
     }
 
 
