@@ -125,6 +125,7 @@ def compile_plan(
     """Compile and print the programs of a plan that ``results`` lacks; each is added there, and ``keep`` called."""
     import jax
 
+    from medvista_jax.runtime import provenance
     from medvista_jax.runtime.aot.measure import compile_program, describe, topology_mesh
     from medvista_jax.runtime.aot.programs import programs, setting_of
     from medvista_jax.runtime.aot.table import lines
@@ -152,7 +153,12 @@ def compile_plan(
             continue
         _, measured = compile_program(program, setting)
         print("\n".join(lines(measured)), flush=True)
-        found[program.name] = {**dataclasses.asdict(measured), "fits": measured.fits}
+        found[program.name] = {
+            **dataclasses.asdict(measured),
+            "fits": measured.fits,
+            "commit": provenance.commit(),
+            "date": provenance.today(),
+        }
         keep()
 
 

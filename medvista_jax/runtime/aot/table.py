@@ -63,4 +63,15 @@ def table(results: dict[str, Any], date: datetime.date) -> str:
             cells[7] = f"{sum(size for _, size in update['collectives'].values()) / GIB:.0f}"
         rows.append(tuple(cells))
     lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([*lines, "", f"jax {next(iter(results.values()))['jax']}, {date.isoformat()}."])
+    about = [f"jax {next(iter(results.values()))['jax']}, {date.isoformat()}", *_made(results)]
+    return "\n".join([*lines, "", "; ".join(about) + "."])
+
+
+def _made(results: dict[str, Any]) -> list[str]:
+    """Of which commits and days the programs are."""
+    made: dict[str, list[str]] = {}
+    for result in results.values():
+        for name, program in result["programs"].items():
+            of = f"{program['commit']} ({program['date']})"
+            made[name] = made.get(name, []) + [of] * (of not in made.get(name, []))
+    return [f"{name} of {', '.join(commits)}" for name, commits in made.items()]
