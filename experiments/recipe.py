@@ -6,11 +6,12 @@ Each takes the parameters before it and gives a :class:`TrainState`; what decide
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from medvista_jax.core.types import Params
 from medvista_jax.data import controls
@@ -60,6 +61,12 @@ class GRPOStage:
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, steps=150)
 
 
+@cache
+def optimizer_of(config: OptimizerConfig) -> optax.GradientTransformation:
+    """One object for equal settings: to a compiled step another optimizer is another program, of every seed anew."""
+    return config.build()
+
+
 def with_steps(stage: Any, steps: int) -> Any:
     """The same stage with another number of steps."""
     return dataclasses.replace(stage, optimizer=dataclasses.replace(stage.optimizer, steps=steps))
@@ -87,7 +94,7 @@ def train_perception(
       identity: :func:`medvista_jax.runtime.stages.fingerprint` of all that decides the result.
       run: of :func:`medvista_jax.runtime.stages.run_stage`: folder, progress, metrics, interrupts, resume.
     """
-    model, static, optimizer = setting.model, perception_config(), stage.optimizer.build()
+    model, static, optimizer = setting.model, perception_config(), optimizer_of(stage.optimizer)
     key_model, key_head, key_run = jax.random.split(jax.random.key(seed), 3)
     params = {**model.init(key_model), "head": init_head(model, static, key_head)}
 
@@ -124,7 +131,7 @@ def train_sft(
     """Stage 2: connector and decoder learn the teacher's trajectories, or direct answers when ``tools`` is off."""
     static = stage.static
     steps = stage.optimizer.steps if tools else stage.direct_steps
-    optimizer = dataclasses.replace(stage.optimizer, steps=steps).build()
+    optimizer = optimizer_of(dataclasses.replace(stage.optimizer, steps=steps))
     params = {name: part for name, part in before.items() if name != "head"}
     names = tuple(tool.name for tool in setting.tools)
 
@@ -168,7 +175,7 @@ def train_grpo(
     Args:
       tools: off: no prompt offers any.
     """
-    optimizer = stage.optimizer.build()
+    optimizer = optimizer_of(stage.optimizer)
 
     def batch(number: int):
         rows, rng = rows_of_step(pool, seed, 3, number, stage.prompts)
