@@ -38,6 +38,7 @@ from medvista_jax.evaluation import tables
 from medvista_jax.evaluation.cards import display, make_cards
 from medvista_jax.evaluation.evaluate import play
 from medvista_jax.evaluation.setting import Setting
+from medvista_jax.models.medvista_tiny import MedVistaTiny, MedVistaTinyConfig
 from medvista_jax.rollout.loop import Script
 from medvista_jax.rollout.sampling import Sampling
 from medvista_jax.runtime.compile_cache import enable_compile_cache
@@ -117,7 +118,7 @@ plt.show()
 # ## Into the gym
 #
 # The questions become a pool: prompts rendered once, images laid on one canvas, answers apart from everything that
-# the policy or a tool can read. The packaged model looks at grey thumbnails, so colour pictures are shown to it grey.
+# the policy or a tool can read.
 
 # %%
 setting = Setting()
@@ -135,6 +136,7 @@ families = sorted({item.family for item in items})
 pool = QuestionPool(
     items, families, CompactChat(setting.tokenizer), tools, setting.model.tokens_per_image, 128, setting.turns
 )
+model = MedVistaTiny(MedVistaTinyConfig(vocab_size=setting.model.vocab_size, channels=pool.images.channels))
 question, key = pool.batch(np.arange(len(pool)))
 print("pixels", question.bank.pixels_POYXC.shape, question.bank.pixels_POYXC.dtype, "images", question.bank.count_P)
 print("HU scale of the CT:", question.bank.rescale_PO2[1, 0], "mm:", question.bank.spacing_PO2[1, 0])
@@ -142,7 +144,8 @@ print("HU scale of the CT:", question.bank.rescale_PO2[1, 0], "mm:", question.ba
 # %% [markdown]
 # ## Asking a policy
 #
-# The packaged model has never seen such questions, so the turns are scripted here: a look or a measurement, then an
+# The quickstart's policy has not learnt such questions, and it reads grey images; with colour among them the model
+# has three channels. So the weights here are random and the turns are scripted: a look or a measurement, then an
 # answer that is always the same. It is a floor to compare a policy with. Answers are right when they equal the key
 # after normalisation.
 
@@ -156,9 +159,9 @@ looks = [
 ]
 texts = [[f"<tool_call>{look}</tool_call>", "<answer>eye</answer>"] for look in looks]
 script = Script(*encode_script(texts, setting.tokenizer, setting.turns, TURN_TOKENS))
-params = jax.jit(setting.model.init)(jax.random.key(0))
+params = jax.jit(model.init)(jax.random.key(0))
 trajectory, terms = play(
-    setting.model, "vista_r1", params, environment, question, key, script, jax.random.key(0), Sampling.at(0.0)
+    model, "vista_r1", params, environment, question, key, script, jax.random.key(0), Sampling.at(0.0)
 )
 cards = make_cards(environment, setting.tokenizer, items, question, trajectory, terms, "constant")
 for card in cards:
