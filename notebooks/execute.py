@@ -38,8 +38,8 @@ def executed(name: str) -> nbformat.NotebookNode:
     """
     notebook = jupytext.read(FOLDER / f"{name}.py")
     paths = [str(FOLDER.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    # A frontend's progress bars and colours are no part of a result.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TERM": "dumb"}
+    # Progress bars, colours and XLA's remarks on slow compilation are no part of a result.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TERM": "dumb", "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     environment.setdefault("MEDVISTA_OUT", tempfile.mkdtemp(prefix="notebook-"))  # not what an earlier run left
     client = NotebookClient(

@@ -172,7 +172,7 @@ for card in cards:
 # file has none. The mean of the CT's region by hand:
 
 # %%
-rows, columns = (slice(int(0.4 * side), int(0.6 * side)) for side in head.pixels_YXC.shape[:2])
+rows, columns = (slice(round(0.4 * side), round(0.6 * side)) for side in head.pixels_YXC.shape[:2])
 print(f"{(head.pixels_YXC[rows, columns].astype(float) * slope + intercept).mean():.1f} HU")
 
 # %% [markdown]
