@@ -250,7 +250,8 @@ def markdown(rows: Sequence[Row], protocol: Protocol) -> str:
 def markdown_table(rows: Sequence[Row]) -> str:
     """The table alone, with a line feed at the end."""
     heads, body = layout(rows)
-    widths = [max(len(line[k]) for line in [heads, *body]) for k in range(len(heads))]
+    # A rule of a right-aligned column takes two characters.
+    widths = [max(2, *(len(line[k]) for line in [heads, *body])) for k in range(len(heads))]
     # Numbers to the right, names to the left.
     rule = ["-" * w if k < 3 else "-" * (w - 1) + ":" for k, w in enumerate(widths)]
     text = []

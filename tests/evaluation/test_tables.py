@@ -164,3 +164,12 @@ def test_the_command_prints_the_part_asked_for(tmp_path, capsys):
     assert main([path, "--needs", "zoon"]) == 2
     assert "no needs zoon; there are none, zoom, all" in capsys.readouterr().err
     assert main([str(tmp_path / "absent.json")]) == 2 and "absent.json" in capsys.readouterr().err
+
+
+def test_a_column_of_one_digit_has_a_rule():
+    """``:`` alone is no rule of a table in Markdown."""
+    row = make_row(
+        condition="sft", needs="all", tools=True, decoding="greedy", correct=1, n=4, calls=4, seed=0, seconds=1.0
+    )
+    rule = markdown_table([row]).splitlines()[1]
+    assert all(set(cell.strip().strip(":")) == {"-"} for cell in rule.strip("|").split("|"))
