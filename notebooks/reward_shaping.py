@@ -126,17 +126,11 @@ kinds = {
 }
 print({name: int(rows.sum()) for name, rows in kinds.items()}, "of", len(right), "episodes")
 assert sum(rows.sum() for rows in kinds.values()) == len(right)
-earned = np.asarray(terms["vista_r1"].total_B)
-for name, rows in (("try to call", tried), ("do not", ~tried)):
-    print(
-        f"episodes that {name}: {rows.sum()}, ill-formed {(~formed)[rows].mean():.0%}, right {right[rows].mean():.0%}, "
-        f"mean reward vista_r1 {earned[rows].mean():.2f}"
-    )
 
 # %% [markdown]
 # What each preset pays, on average, for each kind of episode. A call "in vain" is answered by an error text (an empty
-# box, say). Few of these presets pay for the call itself; so a policy whose calls often lead nowhere, or into a turn
-# that is ill-formed, is paid more where it does not call.
+# box, say). Most of these presets do not pay for the call itself, and none of the differences between the columns
+# alone says why a policy should stop calling.
 
 # %%
 there = [name for name, rows in kinds.items() if rows.any()]
@@ -151,6 +145,35 @@ for (row, column), value in np.ndenumerate(paid):
 axis.set_title("mean reward of the same 64 episodes")
 plt.tight_layout()
 plt.show()
+
+# %% [markdown]
+# The reason shows when one counts what the policy *begins*: 640 episodes of ten batches, by whether `<tool_call>` was
+# sampled at all. A call that is carried out costs nothing. But half of those that are begun come to nothing, and many
+# of them leave a turn that is ill-formed.
+
+# %%
+opening = setting.tokenizer.special["<tool_call>"]
+score = jax.jit(PRESETS["vista_r1"])
+counted = []
+for number in range(10):
+    question, answers = grpo_batch(number)
+    episodes = play(model, params, environment, question, jax.random.key(50 + number), GROUP, Sampling.at(1.0))
+    outcome = score(episodes, answers)
+    begun = ((episodes.tokens_BS == opening) & episodes.sampled_BS).any(axis=1)
+    columns = begun, valid_calls(episodes) > 0, ~well_formed(episodes), outcome.correct_B > 0, outcome.total_B
+    counted.append(np.stack([np.asarray(column, np.float32) for column in columns], axis=1))
+begun, valid, ill, correct, reward = np.concatenate(counted).T
+groups = {
+    "a call is begun": begun > 0,
+    "   … and carried out": valid > 0,
+    "   … and comes to nothing": (begun > 0) & (valid == 0),
+    "no call is begun": begun == 0,
+}
+for name, rows in groups.items():
+    print(
+        f"{name:26s} n {rows.sum():3d}  ill-formed {ill[rows].mean():4.0%}  right {correct[rows].mean():4.0%}  "
+        f"mean reward vista_r1 {reward[rows].mean():.2f}"
+    )
 
 # %% [markdown]
 # Inside a preset every term stays separate. Of four presets, for the first group (one question, eight episodes):
@@ -245,9 +268,9 @@ for name, share in ends.items():
 assert ends["vista_r1"] + 0.1 < ends["+ curiosity 5"]
 
 # %% [markdown]
-# Without the term the calls die out within a few steps, as episodes that try one earn less than their group; and what
-# is no longer sampled cannot be learnt any more. With the paper's constants they fall too, until few rollouts of a
-# prompt call; then the bonus outweighs the loss and they come back towards the paper's 0.3 (dotted). Ten times the
+# Without the term the calls die out within a few steps, as episodes that begin one earn less than their group; and
+# what is no longer sampled cannot be learnt any more. With the paper's constants they fall too, until few rollouts of
+# a prompt call; then the bonus outweighs the loss and they come back towards the paper's 0.3 (dotted). Ten times the
 # bonus holds them up from the beginning, at the price of format while the policy is still clumsy. One seed, 64
 # episodes a step: the curves are noisy, the difference in calls is not.
 #
